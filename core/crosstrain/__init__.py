@@ -1,0 +1,62 @@
+"""crosstrain: one training interface, two native engines (JAX and PyTorch), and a proof that they agree.
+
+Importing this package loads neither framework; `Accelerator("jax")` and `Accelerator("torch")` do.
+"""
+
+from crosstrain import data, models
+from crosstrain._version import __version__
+from crosstrain.accelerator import Accelerator
+from crosstrain.callbacks import Callback
+from crosstrain.errors import (
+    BackendError,
+    ConfigError,
+    CrosstrainError,
+    DataError,
+    LossError,
+    ModelError,
+    NonFiniteLossError,
+)
+from crosstrain.loss import Loss
+from crosstrain.mesh import MeshSpec
+from crosstrain.metrics import Metrics, MetricSum
+from crosstrain.ops import Ops
+from crosstrain.optim import OptimizerSpec, adam, adamw, sgd
+from crosstrain.precision import Precision
+from crosstrain.schedules import Schedule, constant, cosine, linear, one_cycle
+from crosstrain.state import Gradients, Snapshot, TrainState
+from crosstrain.trainer import History, Trainer
+
+__all__ = [
+    "Accelerator",
+    "BackendError",
+    "Callback",
+    "ConfigError",
+    "CrosstrainError",
+    "DataError",
+    "Gradients",
+    "History",
+    "Loss",
+    "LossError",
+    "MeshSpec",
+    "MetricSum",
+    "Metrics",
+    "ModelError",
+    "NonFiniteLossError",
+    "Ops",
+    "OptimizerSpec",
+    "Precision",
+    "Schedule",
+    "Snapshot",
+    "TrainState",
+    "Trainer",
+    "__version__",
+    "adam",
+    "adamw",
+    "constant",
+    "cosine",
+    "data",
+    "linear",
+    "models",
+    "one_cycle",
+    "sgd",
+]

@@ -1,0 +1,307 @@
+"""`Accelerator`: devices, mesh, precision, compilation and randomness of a run, behind one interface.
+
+This file is the seam. Everything below it that is said once (rates, data order, padding, weighting, checks) stands
+in core; the engines implement the abstract methods.
+"""
+
+import abc
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+import numpy as np
+
+from crosstrain import backends
+from crosstrain.data.loader import Loader, LoaderSpec, Placement
+from crosstrain.errors import ConfigError, ModelError
+from crosstrain.mesh import MeshSpec
+from crosstrain.optim import OptimizerSpec
+from crosstrain.precision import Precision
+from crosstrain.state import TrainState
+from crosstrain.step import (
+    EvalStep,
+    GradientStep,
+    LossFn,
+    NanPolicy,
+    PredictStep,
+    RunStep,
+    StepOptions,
+    TrainStep,
+)
+
+if TYPE_CHECKING:
+    from crosstrain.models.spec import ModelConfig
+
+Platform = Literal["cpu", "gpu", "tpu"]
+
+
+class Accelerator(abc.ABC):
+    """One training interface over the devices of this run.
+
+    `Accelerator("jax")` and `Accelerator("torch")` return that engine's subclass, as `pathlib.Path` does;
+    `Accelerator()` takes the engine that is installed.
+
+    Args:
+        backend: name of an engine, or None.
+        precision: a preset (`fp64`, `fp32`, `bf16`, `bf16-autocast`) or a `Precision`.
+        mesh: sizes of the mesh axes; by default all devices are data-parallel.
+        seed: decides initial weights, data order and dropout masks.
+        nan_policy: `raise` stops at the first loss that is not finite, one step late; `ignore` never looks.
+        platform: `cpu`, `gpu` or `tpu`; None takes the best there is.
+
+    Raises:
+        BackendError: the engine is unknown or not installed.
+        ConfigError: an option out of range, a mesh that does not fit the devices, a platform that is not there.
+    """
+
+    backend: ClassVar[str]
+    _native_model: ClassVar[str]
+
+    def __new__(cls, backend: str | None = None, **options: Any) -> "Accelerator":
+        """The subclass of the engine that was named."""
+        if cls is Accelerator:
+            return super().__new__(backends.load(backend))
+        if backend not in (None, cls.backend):
+            raise ConfigError(f"backend must be {cls.backend!r} for {cls.__name__}, got backend={backend!r}.")
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        backend: str | None = None,
+        *,
+        precision: Precision | str = "fp32",
+        mesh: MeshSpec | None = None,
+        seed: int = 0,
+        nan_policy: NanPolicy = "ignore",
+        platform: Platform | None = None,
+    ) -> None:
+        if nan_policy not in get_args(NanPolicy):
+            raise ConfigError(f"nan_policy must be 'ignore' or 'raise', got nan_policy={nan_policy!r}.")
+        if platform not in (None, *get_args(Platform)):
+            raise ConfigError(f"platform must be cpu, gpu, tpu or None, got platform={platform!r}.")
+        self.precision = Precision.parse(precision)
+        self.seed = seed
+        self.nan_policy: NanPolicy = nan_policy
+        self._open(platform)
+        self.mesh_sizes = self._fit_mesh(mesh or MeshSpec())
+        self._build_mesh()
+
+    # What a training script calls.
+
+    def prepare(self, model: Any, optimizer: OptimizerSpec | None = None) -> TrainState:
+        """Places a native model on the devices and gives it an optimizer.
+
+        Args:
+            model: a `flax.nnx.Module` on JAX, a `torch.nn.Module` on torch. JAX copies its arrays; torch trains
+                the module itself.
+            optimizer: None for a state that is only evaluated.
+
+        Raises:
+            ModelError: the model belongs to another framework.
+            ConfigError: `optimizer` is not an `OptimizerSpec`.
+        """
+        self._check_model(model)
+        if optimizer is not None and not isinstance(optimizer, OptimizerSpec):
+            raise ConfigError(
+                f"optimizer must be an OptimizerSpec, got {type(optimizer).__name__}. "
+                "Use ct.sgd, ct.adam or ct.adamw; the engine builds the native optimizer from it."
+            )
+        return self._prepare(model, optimizer)
+
+    def loader(
+        self,
+        source: Any,
+        *,
+        batch_size: int | None = None,
+        shuffle: bool = False,
+        seed: int | None = None,
+        drop_last: bool = False,
+        even_batches: bool = True,
+        transform: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None,
+        class_counts: Mapping[str, int] | None = None,
+    ) -> Loader:
+        """Batches of a source, placed on the devices. One iteration is one epoch.
+
+        Args:
+            source: a dict of arrays or memory maps (rows are examples), an object with `__len__` and `__getitem__`
+                that gives a dict per example, an HF dataset, a torch `DataLoader`, or an iterable of examples.
+            batch_size: examples per *global* batch, over all processes; taken from a DataLoader when None.
+            shuffle: a new order each epoch, a function of (seed, epoch) only.
+            seed: by default the accelerator's.
+            drop_last: leave out a last batch that is not full.
+            even_batches: pad so that all batches have one shape that the data axis divides. Padding repeats
+                examples of the same epoch and gives them weight 0 in `batch["weight"]`, so losses and metrics of
+                `ops` do not count them.
+            transform: applied on the host to every batch of this process, arrays of shape (local B, ...).
+            class_counts: field -> number of classes; labels outside [0, count) (other than -100) are refused.
+
+        Raises:
+            DataError: an empty source, a batch size that cannot be placed, labels out of range.
+        """
+        spec = LoaderSpec(
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=self.seed if seed is None else seed,
+            drop_last=drop_last,
+            even_batches=even_batches,
+            transform=transform,
+            class_counts=dict(class_counts or {}),
+        )
+        placement = Placement(
+            process_index=self.process_index,
+            process_count=self.process_count,
+            data_size=self.mesh_sizes["data"],
+            float_dtype=self.precision.loss_dtype,
+            put=self._put,
+        )
+        return Loader(source, spec, placement)
+
+    def train_step(
+        self,
+        loss_fn: LossFn,
+        *,
+        accumulate_steps: int = 1,
+        clip_norm: float | None = None,
+        grad_norm: bool = False,
+    ) -> TrainStep:
+        """Compiles a loss function into `step(state, batch) -> Metrics`.
+
+        `loss_fn(model, batch, ops)` returns a scalar (the mean over the batch's examples) or a `Loss`, or a pair of
+        that and a dict of metrics, each a scalar or a `Loss`. The step optimises exactly sum / weight over the
+        global batch, whatever the micro-batches and devices.
+
+        Args:
+            loss_fn: see above; the model is in training mode.
+            accumulate_steps: see `StepOptions`.
+            clip_norm: see `StepOptions`.
+            grad_norm: see `StepOptions`.
+
+        Raises:
+            ConfigError: an option out of range.
+        """
+        options = StepOptions(accumulate_steps=accumulate_steps, clip_norm=clip_norm, grad_norm=grad_norm)
+        return TrainStep(self._train_step(loss_fn, options), self.to_device, self.nan_policy)
+
+    @abc.abstractmethod
+    def value_and_grad(self, loss_fn: LossFn) -> GradientStep:
+        """One level below `train_step`, for custom loops: `(state, batch, *others) -> (metrics, gradients)`.
+
+        Follow it by `state.apply_gradients(gradients)`. `others` are states whose models `loss_fn` receives after
+        `ops`; they are not trained and their buffers do not change.
+        """
+
+    @abc.abstractmethod
+    def eval_step(self, loss_fn: LossFn) -> EvalStep:
+        """Compiles `(state, batch, *others) -> Metrics` with the model in evaluation mode and no gradients."""
+
+    @abc.abstractmethod
+    def predict_step(self, predict_fn: Callable[..., Any]) -> PredictStep:
+        """Compiles `predict_fn(model, batch, ops)` to `(state, batch, *others) -> dict of NumPy arrays`.
+
+        `predict_fn` returns an array of shape (B, ...) or a dict of such. Padded examples are removed, and every
+        process receives the examples of all, in the order of the global batch.
+        """
+
+    def to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch on the devices: as it is when it is there already, else placed as the loader would.
+
+        With several processes a batch on the host is this process's part of the global one.
+
+        Raises:
+            DataError: not a dict of arrays, or the data axis does not divide the batch.
+        """
+        if type(batch) is dict and isinstance(next(iter(batch.values()), None), self._array_type):
+            return batch
+        return self._put(
+            Placement(
+                process_index=self.process_index,
+                process_count=self.process_count,
+                data_size=self.mesh_sizes["data"],
+                float_dtype=self.precision.loss_dtype,
+                put=self._put,
+            ).check(batch)
+        )
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process is the one that prints and writes."""
+        return self.process_index == 0
+
+    # What an engine gives.
+
+    process_index: int
+    process_count: int
+    device_count: int
+    _array_type: type
+
+    @abc.abstractmethod
+    def wait_for_everyone(self) -> None:
+        """Returns once every process has called it."""
+
+    @abc.abstractmethod
+    def synchronize(self) -> None:
+        """Returns once all work that was sent to this process's devices is done. For timing."""
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, str]:
+        """Framework versions, devices and processes, for `crosstrain env` and reports."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Leaves the process group, after the others have come so far. Call it once, at the end of the script."""
+
+    @abc.abstractmethod
+    def _open(self, platform: Platform | None) -> None:
+        """Finds devices and processes: sets `process_index`, `process_count`, `device_count`, `_array_type`."""
+
+    @abc.abstractmethod
+    def _build_mesh(self) -> None:
+        """Makes the native mesh from `mesh_sizes`."""
+
+    @abc.abstractmethod
+    def _prepare(self, model: Any, optimizer: OptimizerSpec | None) -> TrainState: ...
+
+    @abc.abstractmethod
+    def _put(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Places this process's part of a global batch, split over the data axis."""
+
+    @abc.abstractmethod
+    def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep: ...
+
+    @abc.abstractmethod
+    def _build_model(self, config: "ModelConfig", weights: Mapping[str, np.ndarray]) -> Any:
+        """The paired model of `config`, with `weights` (canonical names and layout, float64)."""
+
+    @abc.abstractmethod
+    def _is_native_model(self, model: Any) -> bool: ...
+
+    def _check_model(self, model: Any) -> None:
+        if not self._is_native_model(model):
+            raise_wrong_model(model, self.backend, self._native_model)
+
+    def _fit_mesh(self, mesh: MeshSpec) -> dict[str, int]:
+        sizes = mesh.resolve(self.device_count)
+        unsupported = [name for name, size in sizes.items() if name != "data" and size > 1]
+        if unsupported:
+            raise ConfigError(
+                f"mesh axes other than data must be 1 in this version, got {mesh.describe()}. Use MeshSpec(data=-1)."
+            )
+        return sizes
+
+
+def raise_wrong_model(model: Any, backend: str, expected: str) -> None:
+    """Refuses a model that is not native to the engine.
+
+    Raises:
+        ModelError: always.
+    """
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    if isinstance(model, type):
+        raise ModelError(
+            f"model must be an instance of {expected} on the {backend} engine, got the class {model.__name__}. "
+            f"Call it: {model.__name__}(...)."
+        )
+    bases = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+    owner = next((name for name in backends.known() if name in bases), None)
+    owner = "jax" if "flax" in bases else owner
+    fix = f"Use Accelerator({owner!r})" if owner and owner != backend else f"Pass a {expected}"
+    raise ModelError(f"model must be a {expected} on the {backend} engine, got {kind}. {fix}.")

@@ -1,0 +1,65 @@
+"""Finds engines through the entry-point group `crosstrain.backends`. The only place where core meets an engine.
+
+An entry point is named after the module of the framework it needs (`jax`, `torch`), and its value is the engine's
+subclass of `Accelerator`. A third party adds an engine by declaring one more entry point.
+"""
+
+import importlib.util
+import logging
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from crosstrain.errors import BackendError
+
+GROUP = "crosstrain.backends"
+logger = logging.getLogger("crosstrain")
+
+
+def known() -> dict[str, EntryPoint]:
+    """Name -> entry point of every engine that is declared, whether or not its framework is installed."""
+    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+
+
+def installed() -> tuple[str, ...]:
+    """Names of the engines whose framework is installed. Imports none of them."""
+    return tuple(name for name in known() if importlib.util.find_spec(name) is not None)
+
+
+def load(backend: str | None) -> type[Any]:
+    """The `Accelerator` subclass of an engine; None takes the one that is installed and logs which.
+
+    Raises:
+        BackendError: no such engine, its framework is not installed, or none is.
+    """
+    names = known()
+    if backend is None:
+        backend = _choose()
+    if backend not in names:
+        raise BackendError(f"backend must be one of {', '.join(names) or '(none declared)'}, got backend={backend!r}.")
+    if backend not in installed():
+        raise BackendError(
+            f"backend must be installed, got backend={backend!r} but there is no module {backend!r}. "
+            f"Run: pip install 'crosstrain[{backend}]'."
+        )
+    try:
+        return names[backend].load()
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"backend {backend!r} needs the module {error.name!r}, which is not installed. "
+            f"Run: pip install 'crosstrain[{backend}]'."
+        ) from error
+
+
+def _choose() -> str:
+    found = installed()
+    if not found:
+        raise BackendError(
+            "an engine must be installed, found none. Run: pip install 'crosstrain[jax]' or 'crosstrain[torch]'."
+        )
+    logger.warning(
+        "using the %s engine (installed: %s); name one to choose: Accelerator(%r)",
+        found[0],
+        ", ".join(found),
+        found[0],
+    )
+    return found[0]

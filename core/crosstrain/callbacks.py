@@ -1,0 +1,93 @@
+"""`Callback`: what may happen around the training loop. One class, no-op events; a callback works on both engines."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from crosstrain.metrics import Metrics
+from crosstrain.state import TrainState
+
+
+@dataclass(slots=True)
+class Run:
+    """Where a call of `Trainer.fit` stands. Callbacks read it, and may call `stop`.
+
+    Attributes:
+        state: the state in training.
+        is_main_process: whether this process prints and writes.
+        batch_size: real examples in a full global batch.
+        epochs: how many this call trains for; None when it counts steps.
+        total_steps: optimizer steps of this call; None when not known.
+        epoch: the current one, 0-based, of this call.
+        step: optimizer steps finished in this call.
+        stop_reason: why training ends early, or None.
+        started: `time.perf_counter()` at the start, in seconds.
+    """
+
+    state: TrainState
+    is_main_process: bool
+    batch_size: int
+    epochs: int | None
+    total_steps: int | None
+    epoch: int = 0
+    step: int = 0
+    stop_reason: str | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+    def stop(self, reason: str) -> None:
+        """Ends training after the current step. Every process must come to the same decision."""
+        self.stop_reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Values that were read from the device at one step.
+
+    Attributes:
+        step: optimizer steps that the state had taken, over all calls of `fit`.
+        epoch: 0-based, of this call.
+        values: name -> value.
+    """
+
+    step: int
+    epoch: int
+    values: dict[str, float]
+
+
+class Callback:
+    """Base class; override what you need. Events of one `fit`, in order:
+
+    `on_fit_begin`, then per epoch `on_epoch_begin`, per step `on_step_end` and at logging time `on_log`,
+    `on_evaluate_end` where there is an evaluation loader, `on_epoch_end`; `on_exception` when anything raised;
+    `on_fit_end` always, last.
+    """
+
+    def on_fit_begin(self, run: Run) -> None:
+        """Before the first batch."""
+
+    def on_epoch_begin(self, run: Run) -> None:
+        """Before the first batch of an epoch."""
+
+    def on_step_end(self, run: Run, metrics: Metrics) -> None:
+        """After a step was sent to the device. Reading `metrics` waits for it."""
+
+    def on_log(self, run: Run, record: Record) -> None:
+        """Every `log_every` steps, with values on the host; one step later, so that the device never waits."""
+
+    def on_evaluate_end(self, run: Run, record: Record) -> None:
+        """After an evaluation, with exact averages over all its examples."""
+
+    def on_epoch_end(self, run: Run) -> None:
+        """After the evaluation of an epoch."""
+
+    def on_exception(self, run: Run, error: BaseException) -> None:
+        """When training ends by an exception, which is raised again afterwards."""
+
+    def on_fit_end(self, run: Run) -> None:
+        """Last, also after an exception."""
+
+
+def emit(callbacks: tuple[Callback, ...], event: str, run: Run, *arguments: Any) -> None:
+    """Calls one event of every callback, in order."""
+    for callback in callbacks:
+        getattr(callback, event)(run, *arguments)

@@ -1,0 +1,338 @@
+"""`Loader`: batches of a source in their order, padded, checked, and placed on the devices."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from crosstrain.data.order import BatchRows, batch_count, epoch_batches, pad_rows, padding_weights
+from crosstrain.data.prefetch import in_thread, look_ahead
+from crosstrain.data.sources import Arrays, Source, as_fields, as_source, stack_examples
+from crosstrain.errors import DataError
+
+WEIGHT = "weight"
+_LOOK_AHEAD = 2
+_IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoaderSpec:
+    """What a loader gives; see `Accelerator.loader`."""
+
+    batch_size: int | None
+    shuffle: bool = False
+    seed: int = 0
+    drop_last: bool = False
+    even_batches: bool = True
+    transform: Callable[[Arrays], Arrays] | None = None
+    class_counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """Where batches go.
+
+    Attributes:
+        process_index: this process.
+        process_count: all processes; each loads its contiguous part of every global batch.
+        data_size: devices over which the batch is split.
+        float_dtype: floating fields are cast to it; integers wider than 32 bits become int32.
+        put: copies this process's part to its devices.
+    """
+
+    process_index: int
+    process_count: int
+    data_size: int
+    float_dtype: str
+    put: Callable[[Arrays], dict[str, Any]]
+
+    def convert(self, batch: Mapping[str, Any]) -> Arrays:
+        """The batch in the types that reach the devices.
+
+        Raises:
+            DataError: an integer that does not fit into 32 bits, or a field that is no array of numbers.
+        """
+        return {name: self._convert(name, np.asarray(values)) for name, values in batch.items()}
+
+    def check(self, batch: Any) -> Arrays:
+        """A host batch given by hand, converted and checked.
+
+        Raises:
+            DataError: not a dict of arrays, no examples, or the data axis does not divide it.
+        """
+        if not isinstance(batch, Mapping) or not batch:
+            raise DataError(f"a batch must be a dict of arrays, got {type(batch).__name__}.")
+        converted = self.convert(batch)
+        sizes = {name: len(values) if values.ndim else None for name, values in converted.items()}
+        size = next(iter(sizes.values()))
+        if not size or len(set(sizes.values())) > 1:
+            raise DataError(f"all fields of a batch must have the same number of examples (at least 1), got {sizes}.")
+        self.require_divisible(size * self.process_count, "the batch")
+        return converted
+
+    def require_divisible(self, size: int, what: str) -> None:
+        """Refuses a global batch that the data axis does not divide.
+
+        Raises:
+            DataError: names two sizes that would work.
+        """
+        if size % self.data_size:
+            low = size // self.data_size * self.data_size
+            choices = f"{low} or {low + self.data_size}" if low else str(self.data_size)
+            raise DataError(
+                f"{what} must be a multiple of the data axis, got {size} examples on {self.data_size} devices. "
+                f"Use {choices}, or let the loader pad with even_batches=True."
+            )
+
+    def _convert(self, name: str, values: np.ndarray) -> np.ndarray:
+        kind = values.dtype.kind
+        if kind == "f" and values.dtype != self.float_dtype:
+            return values.astype(self.float_dtype)
+        if kind in "iu" and values.dtype.itemsize > 4:
+            if values.size and (values.max() > np.iinfo(np.int32).max or values.min() < np.iinfo(np.int32).min):
+                raise DataError(f"field {name!r} must fit into 32 bits, got values up to {values.max()}.")
+            return values.astype(np.int32)
+        if kind not in "fiub":
+            raise DataError(
+                f"field {name!r} must be numbers, got {values.dtype}. Encode it, or drop the field from the source."
+            )
+        return values
+
+
+class Loader:
+    """Batches on the devices. Each iteration is one epoch; `len` is the number of batches in it."""
+
+    def __init__(self, source: Any, spec: LoaderSpec, placement: Placement) -> None:
+        self._spec, self._placement = spec, placement
+        self._torch_loader = _TorchLoader.wrap(source)
+        if self._torch_loader is not None:
+            self._source: Source | None = self._torch_loader.examples
+            self._spec = spec = self._torch_loader.merge(spec)
+        else:
+            self._source = as_source(source)
+        self._iterable: Iterable[Any] = source
+        self._epoch = 0
+        self._started = False
+        self._batch_size = self._check_batch_size(spec.batch_size)
+        self._padded_size = self._choose_padded_size()
+        self._check_source()
+
+    @property
+    def batch_size(self) -> int:
+        """Real examples in a full global batch."""
+        return self._batch_size
+
+    @property
+    def epoch(self) -> int:
+        """The epoch (0-based) that the next iteration gives."""
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next iteration that of `epoch`."""
+        self._epoch = epoch
+
+    @property
+    def example_count(self) -> int:
+        """Examples that count in one epoch.
+
+        Raises:
+            TypeError: the source is an iterable without length.
+        """
+        if self._source is None:
+            raise TypeError(
+                "the length of an iterable source is not known; pass steps to Trainer.fit instead of epochs."
+            )
+        size = len(self._source)
+        return size // self._batch_size * self._batch_size if self._spec.drop_last else size
+
+    def __len__(self) -> int:
+        return batch_count(self.example_count, self._batch_size, self._spec.drop_last)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        epoch, self._epoch = self._epoch, self._epoch + 1
+        host = self._finish(self._host_batches(epoch))
+        cheap = self._source is not None and self._source.fields() is not None and self._spec.transform is None
+        return (look_ahead if cheap else in_thread)(map(self._placement.put, host), _LOOK_AHEAD)
+
+    # From the source to this process's part of each batch.
+
+    def _host_batches(self, epoch: int) -> Iterator[tuple[Arrays, np.ndarray]]:
+        if self._source is None:
+            return self._from_iterable()
+        batches = epoch_batches(
+            len(self._source),
+            self._batch_size,
+            self._padded_size,
+            order=(self._spec.seed, epoch) if self._spec.shuffle else None,
+            drop_last=self._spec.drop_last,
+        )
+        local = (batch.local(self._placement.process_index, self._placement.process_count) for batch in batches)
+        if self._torch_loader is not None:
+            return self._torch_loader.fetch(list(local))
+        source = self._source
+        return ((source.gather(rows), weights) for rows, weights in local)
+
+    def _from_iterable(self) -> Iterator[tuple[Arrays, np.ndarray]]:
+        if self._started and iter(self._iterable) is self._iterable:
+            raise DataError(
+                "source must start again for every epoch, got an iterator that is used up. "
+                "Pass an object whose __iter__ begins anew, not a generator."
+            )
+        self._started = True
+        pool: list[Any] = []
+        window: list[Any] = []
+        for example in self._iterable:
+            window.append(example)
+            if len(pool) < self._batch_size:
+                pool.append(example)
+            if len(window) == self._batch_size:
+                yield self._local_window(window, pool)
+                window = []
+        if not pool:
+            raise DataError("source must have at least one example, got an iterable that gave none.")
+        if window and not self._spec.drop_last:
+            yield self._local_window(window, pool)
+
+    def _local_window(self, window: list[Any], pool: list[Any]) -> tuple[Arrays, np.ndarray]:
+        examples = window + pool
+        batch: BatchRows = pad_rows(
+            np.arange(len(window)), self._padded_size or len(window), np.arange(len(window), len(examples))
+        )
+        rows, weights = batch.local(self._placement.process_index, self._placement.process_count)
+        return stack_examples([examples[row] for row in rows]), weights
+
+    def _finish(self, batches: Iterable[tuple[Arrays, np.ndarray]]) -> Iterator[Arrays]:
+        checked_once = self._source is not None and self._source.fields() is not None
+        for fields, weights in batches:
+            if not checked_once:
+                self._check_labels(fields)
+            batch = self._spec.transform(fields) if self._spec.transform else fields
+            if self._weighs():
+                batch = {**batch, WEIGHT: batch[WEIGHT] * weights if WEIGHT in batch else weights}
+            yield self._placement.convert(batch)
+
+    def _weighs(self) -> bool:
+        """Whether batches carry weights: only where some batch may be padded, and then all do, in one structure."""
+        if self._padded_size is None:
+            return False
+        if self._padded_size > self._batch_size or self._source is None:
+            return True
+        return not self._spec.drop_last and len(self._source) % self._batch_size != 0
+
+    # Checks, before any device is touched.
+
+    def _check_batch_size(self, batch_size: int | None) -> int:
+        if batch_size is None:
+            raise DataError("batch_size must be given, got batch_size=None. Only a torch DataLoader brings its own.")
+        if batch_size < 1:
+            raise DataError(f"batch_size must be at least 1, got batch_size={batch_size}.")
+        return batch_size
+
+    def _choose_padded_size(self) -> int | None:
+        if self._spec.even_batches:
+            return -(-self._batch_size // self._placement.data_size) * self._placement.data_size
+        self._placement.require_divisible(self._batch_size, "batch_size")
+        if self._source is not None and not self._spec.drop_last and len(self._source) % self._batch_size:
+            self._placement.require_divisible(len(self._source) % self._batch_size, "the last batch")
+        return None
+
+    def _check_source(self) -> None:
+        if self._source is None:
+            return
+        if len(self._source) == 0:
+            raise DataError("source must have at least one example, got an empty one.")
+        if len(self) == 0:
+            raise DataError(
+                f"source must fill one batch when drop_last=True, got {len(self._source)} examples "
+                f"for batch_size={self._batch_size}. Use a smaller batch, or drop_last=False."
+            )
+        arrays = self._source.fields()
+        if arrays is not None:
+            self._check_labels(arrays)
+
+    def _check_labels(self, fields: Arrays) -> None:
+        for name, count in self._spec.class_counts.items():
+            if name not in fields:
+                raise DataError(f"class_counts names the field {name!r}, but the source has {sorted(fields)}.")
+            labels = fields[name]
+            wrong = (labels != _IGNORED_LABEL) & ((labels < 0) | (labels >= count))
+            if wrong.any():
+                where = tuple(int(index) for index in np.argwhere(wrong)[0])
+                raise DataError(
+                    f"{name} must be in [0, {count}), got {name}={labels[where]} at index {list(where)}. "
+                    f"Fix the labels, or build the model for {int(labels.max()) + 1} classes."
+                )
+
+
+class _TorchLoader:
+    """A torch `DataLoader`, recognised by its attributes: its data set, collation and workers, in our order.
+
+    Its own sampler draws from torch's global generator, which differs between processes and runs. So the loader
+    is rebuilt with a batch sampler that follows crosstrain's order; shuffling is kept when it had a random sampler.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self.examples: Source | None = None
+        sampler = type(loader.sampler).__name__
+        batch_sampler = type(loader.batch_sampler).__name__
+        if sampler not in ("SequentialSampler", "RandomSampler") or batch_sampler != "BatchSampler":
+            raise DataError(
+                f"a DataLoader must use a plain sequential or random sampler, got {sampler} in {batch_sampler}. "
+                "Pass its data set instead of the DataLoader; crosstrain orders and shards it."
+            )
+        self.examples = _Sized(loader.dataset)
+        self._shuffle = sampler == "RandomSampler"
+
+    @classmethod
+    def wrap(cls, source: Any) -> "_TorchLoader | None":
+        names = ("dataset", "collate_fn", "batch_sampler", "sampler", "num_workers")
+        if not all(hasattr(source, name) for name in names):
+            return None
+        if not hasattr(source.dataset, "__getitem__"):
+            raise DataError(
+                "a DataLoader must wrap a map-style data set, got an iterable one. "
+                "Pass the iterable data set itself, with batch_size."
+            )
+        return cls(source)
+
+    def merge(self, spec: LoaderSpec) -> LoaderSpec:
+        return LoaderSpec(
+            batch_size=spec.batch_size or self._loader.batch_size,
+            shuffle=spec.shuffle or self._shuffle,
+            seed=spec.seed,
+            drop_last=spec.drop_last or bool(self._loader.drop_last),
+            even_batches=spec.even_batches,
+            transform=spec.transform,
+            class_counts=spec.class_counts,
+        )
+
+    def fetch(self, local: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[Arrays, np.ndarray]]:
+        loader = self._loader
+        rebuilt = type(loader)(
+            loader.dataset,
+            batch_sampler=[rows.tolist() for rows, _ in local],
+            collate_fn=loader.collate_fn,
+            num_workers=loader.num_workers,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
+        )
+        for fields, (_, weights) in zip(rebuilt, local, strict=True):
+            yield as_fields(fields), weights
+
+
+class _Sized(Source):
+    """The length of a data set whose examples a DataLoader fetches."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def gather(self, rows: np.ndarray) -> Arrays:
+        raise DataError("the examples of a DataLoader are fetched by its workers, not gathered.")
+
+
+__all__ = ["WEIGHT", "Loader", "LoaderSpec", "Placement", "padding_weights"]

@@ -1,0 +1,62 @@
+"""Which examples form which batch: a function of (seed, epoch) and sizes, the same on every process."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from crosstrain.random import permutation
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRows:
+    """The rows of one global batch.
+
+    Attributes:
+        rows: example indices, int64, shape (padded B,); padding repeats examples of the same epoch.
+        real: how many of them count; they come first.
+    """
+
+    rows: np.ndarray
+    real: int
+
+    def local(self, process_index: int, process_count: int) -> tuple[np.ndarray, np.ndarray]:
+        """This process's contiguous part: indices, and weights (1 real, 0 padding), both of shape (B / processes,)."""
+        size = len(self.rows) // process_count
+        part = slice(process_index * size, (process_index + 1) * size)
+        return self.rows[part], padding_weights(len(self.rows), self.real)[part]
+
+
+def padding_weights(size: int, real: int) -> np.ndarray:
+    """1 for the first `real` of `size` examples, 0 for the padding; float64, shape (size,)."""
+    return (np.arange(size) < real).astype(np.float64)
+
+
+def pad_rows(rows: np.ndarray, size: int, pool: np.ndarray) -> BatchRows:
+    """Fills `rows` up to `size` with examples from the beginning of `pool`, again and again if it is short."""
+    missing = size - len(rows)
+    padding = np.resize(pool, missing) if missing else rows[:0]
+    return BatchRows(np.concatenate([rows, padding]), len(rows))
+
+
+def batch_count(examples: int, batch_size: int, drop_last: bool) -> int:
+    """How many batches an epoch has."""
+    return examples // batch_size if drop_last else -(-examples // batch_size)
+
+
+def epoch_batches(
+    examples: int, batch_size: int, padded_size: int | None, *, order: tuple[int, int] | None, drop_last: bool
+) -> Iterator[BatchRows]:
+    """The global batches of one epoch.
+
+    Args:
+        examples: size of the source.
+        batch_size: real examples per full batch.
+        padded_size: rows per batch after padding; None leaves the last batch short.
+        order: (seed, epoch) of the shuffle, or None for the order of the source.
+        drop_last: leave out a last batch that is not full.
+    """
+    rows = np.arange(examples) if order is None else permutation(*order, examples)
+    for index in range(batch_count(examples, batch_size, drop_last)):
+        part = rows[index * batch_size : (index + 1) * batch_size]
+        yield pad_rows(part, padded_size or len(part), rows)

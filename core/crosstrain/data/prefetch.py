@@ -1,0 +1,59 @@
+"""Keeps a few batches ahead of the step: in a thread where making a batch is slow, else by dispatching early."""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_END = object()
+
+
+def look_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+    """Yields `items`, having asked for up to `depth` of them ahead. Device copies run while the step computes."""
+    waiting: deque[T] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > depth:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def in_thread(items: Iterable[T], depth: int) -> Iterator[T]:
+    """Yields `items`, made by a thread that stays up to `depth` ahead.
+
+    An exception in the thread is raised here, in its place. The thread ends with the iteration, also when the
+    consumer stops early.
+    """
+    ready: queue.Queue[Any] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def offer(item: Any) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def produce() -> None:
+        try:
+            for item in items:
+                if not offer(item):
+                    return
+            offer(_END)
+        except BaseException as error:
+            offer(error)
+
+    thread = threading.Thread(target=produce, name="crosstrain-prefetch", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not _END:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()

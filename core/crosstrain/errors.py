@@ -1,0 +1,38 @@
+"""Every error that crosstrain raises on purpose.
+
+One base class, so that a script can catch all of them, and a few subclasses that also derive from the
+built-in exception a Python user would expect. Messages follow one form:
+`<field> must be <rule>, got <field>=<value>. <fix>.`
+"""
+
+
+class CrosstrainError(Exception):
+    """Base class of all errors raised by crosstrain."""
+
+
+class ConfigError(CrosstrainError, ValueError):
+    """A spec, an option or a mesh that cannot work."""
+
+
+class BackendError(CrosstrainError, ImportError):
+    """An engine that is unknown or not installed."""
+
+
+class ModelError(CrosstrainError, TypeError):
+    """A model of the wrong framework, or inputs of a type the model cannot take."""
+
+
+class DataError(CrosstrainError, ValueError):
+    """A data source or a batch that cannot be used."""
+
+
+class LossError(CrosstrainError, TypeError):
+    """A loss function that returned something other than a scalar or a `Loss`."""
+
+
+class NonFiniteLossError(CrosstrainError, FloatingPointError):
+    """A loss that became NaN or infinite; `step` is the optimizer step (0-based) that produced it."""
+
+    def __init__(self, message: str, *, step: int) -> None:
+        super().__init__(message)
+        self.step = step

@@ -1,0 +1,56 @@
+"""Checks of model inputs that need only shapes and types, so that they run before any device does."""
+
+from typing import Any
+
+from crosstrain.errors import ModelError
+
+
+def require_floating(name: str, values: Any, is_floating: bool) -> None:
+    """Refuses integer inputs where floats are needed.
+
+    Raises:
+        ModelError: says how to convert.
+    """
+    if not is_floating:
+        raise ModelError(
+            f"{name} must be floating, got {values.dtype}. Normalise it in the loader: "
+            f"transform=lambda b: {{**b, '{name}': b['{name}'].astype('float32') / 255}}."
+        )
+
+
+def require_integer(name: str, values: Any, is_floating: bool) -> None:
+    """Refuses floating inputs where token ids are needed.
+
+    Raises:
+        ModelError: says what was given.
+    """
+    if is_floating:
+        raise ModelError(f"{name} must be integers, got {values.dtype}. Pass token ids.")
+
+
+def require_shape(name: str, values: Any, expected: tuple[int | str, ...]) -> None:
+    """Refuses inputs of another shape; strings in `expected` stand for any size.
+
+    Raises:
+        ModelError: gives both shapes.
+    """
+    shape = tuple(values.shape)
+    fits = len(shape) == len(expected) and all(
+        isinstance(want, str) or got == want for got, want in zip(shape, expected, strict=False)
+    )
+    if not fits:
+        wanted = ", ".join(str(size) for size in expected)
+        raise ModelError(f"{name} must have shape ({wanted}), got {shape}. Change the input or the model's config.")
+
+
+def require_length(values: Any, longest: int) -> None:
+    """Refuses token sequences longer than the model's table of positions.
+
+    Raises:
+        ModelError: gives both lengths.
+    """
+    if values.shape[1] > longest:
+        raise ModelError(
+            f"tokens must have at most max_seq_len={longest} positions, got {values.shape[1]}. "
+            "Use shorter windows, or a larger max_seq_len."
+        )

@@ -1,0 +1,79 @@
+"""What a paired model is: a config that lists its parameters by canonical name. The engines build the layers."""
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from crosstrain.errors import ConfigError
+from crosstrain.init import Init
+
+Role = Literal["weight", "bias", "norm", "embedding"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParamSpec:
+    """One parameter of a paired model.
+
+    Attributes:
+        shape: canonical (torch, safetensors) layout: Linear (out, in), Conv (out, in, height, width).
+        axes: the meaning of each dimension, for the sharding plan.
+        init: how it starts.
+        role: what weight decay masks and similar rules go by.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    init: Init
+    role: Role
+
+    def __post_init__(self) -> None:
+        if len(self.axes) != len(self.shape):
+            raise ConfigError(f"axes must name every dimension, got axes={self.axes} for shape {self.shape}.")
+
+
+class ModelConfig(abc.ABC):
+    """Base of the paired models' configs: frozen dataclasses, the same for both engines."""
+
+    kind: ClassVar[str]
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def parameters(self) -> dict[str, ParamSpec]:
+        """Canonical name -> parameter, in the order of the forward pass."""
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers are trained."""
+        return sum(int(np.prod(spec.shape)) for spec in self.parameters().values())
+
+    def initial_weights(self, seed: int) -> dict[str, np.ndarray]:
+        """Initial values of all parameters, float64, canonical layout: a function of (seed, name) only."""
+        return {name: spec.init(seed, name, spec.shape) for name, spec in self.parameters().items()}
+
+
+def require_positive(config: ModelConfig, *names: str) -> None:
+    """Refuses sizes below 1.
+
+    Raises:
+        ConfigError: names the field and its value.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {name}={value}.")
+
+
+def require_rate(config: ModelConfig, name: str) -> None:
+    """Refuses a dropout rate outside [0, 1).
+
+    Raises:
+        ConfigError: names the field and its value.
+    """
+    value = getattr(config, name)
+    if not 0 <= value < 1:
+        raise ConfigError(f"{name} must be in [0, 1), got {name}={value}.")
+
+
+__all__ = ["Init", "ModelConfig", "ParamSpec", "Role", "require_positive", "require_rate"]

@@ -1,0 +1,75 @@
+"""`Precision`: in which floating-point types a run keeps its weights and computes."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from crosstrain.errors import ConfigError
+
+FloatDtype = Literal["float64", "float32", "bfloat16"]
+Casting = Literal["cast", "autocast"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Precision:
+    """Floating-point types of a run.
+
+    Weights and optimizer moments live in `param_dtype`. Before the forward pass weights and floating inputs
+    are cast to `compute_dtype`; gradients arrive in `param_dtype`. Norm statistics, softmax, losses and
+    metrics are computed in float32 or wider, whatever `compute_dtype` is.
+
+    Args:
+        param_dtype: type of the weights, the moments and the update.
+        compute_dtype: type of matrix products and activations.
+        casting: `cast` is the definition that both engines share. `autocast` leaves the choice per operation to
+            `torch.autocast`; only the torch engine has it, and its list of operations differs by device.
+
+    Raises:
+        ConfigError: an unknown type or casting, or a compute type wider than the weights.
+    """
+
+    param_dtype: FloatDtype = "float32"
+    compute_dtype: FloatDtype = "float32"
+    casting: Casting = "cast"
+
+    def __post_init__(self) -> None:
+        for field in ("param_dtype", "compute_dtype"):
+            if getattr(self, field) not in get_args(FloatDtype):
+                raise ConfigError(
+                    f"{field} must be one of {', '.join(get_args(FloatDtype))}, got {field}={getattr(self, field)!r}."
+                )
+        if self.casting not in get_args(Casting):
+            raise ConfigError(f"casting must be 'cast' or 'autocast', got casting={self.casting!r}.")
+        order = get_args(FloatDtype)
+        if order.index(self.compute_dtype) < order.index(self.param_dtype):
+            raise ConfigError(
+                f"compute_dtype must not be wider than param_dtype, got compute_dtype={self.compute_dtype!r} "
+                f"over param_dtype={self.param_dtype!r}. Make param_dtype {self.compute_dtype!r}."
+            )
+
+    @classmethod
+    def parse(cls, precision: "Precision | str") -> "Precision":
+        """Turns a preset name (`fp64`, `fp32`, `bf16`, `bf16-autocast`) into a `Precision`.
+
+        Raises:
+            ConfigError: the name is not a preset.
+        """
+        if isinstance(precision, Precision):
+            return precision
+        if precision not in PRESETS:
+            raise ConfigError(
+                f"precision must be one of {', '.join(PRESETS)} or a Precision, got precision={precision!r}."
+            )
+        return PRESETS[precision]
+
+    @property
+    def loss_dtype(self) -> Literal["float64", "float32"]:
+        """Type of losses and metrics: float64 when weights are float64, else float32."""
+        return "float64" if self.param_dtype == "float64" else "float32"
+
+
+PRESETS = {
+    "fp64": Precision(param_dtype="float64", compute_dtype="float64"),
+    "fp32": Precision(),
+    "bf16": Precision(compute_dtype="bfloat16"),
+    "bf16-autocast": Precision(compute_dtype="bfloat16", casting="autocast"),
+}

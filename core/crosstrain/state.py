@@ -1,0 +1,140 @@
+"""`TrainState`: model, optimizer, step and random state of one model, living on the devices."""
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from crosstrain.errors import ConfigError
+from crosstrain.optim import OptimizerSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A copy of a `TrainState` on the host that no later step changes.
+
+    Attributes:
+        step: how many optimizer steps the state had taken.
+        params: canonical name -> value, canonical layout, in the type of the parameter.
+        buffers: the same for what is not trained but belongs to the model (running statistics).
+        moments: slot (`momentum`, `first_moment`, `second_moment`) -> canonical name -> value.
+    """
+
+    step: int
+    params: Mapping[str, np.ndarray]
+    buffers: Mapping[str, np.ndarray]
+    moments: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+
+
+class Gradients(abc.ABC):
+    """Gradients of one state's parameters on the devices, already averaged over the global batch."""
+
+    @abc.abstractmethod
+    def to_host(self) -> dict[str, np.ndarray]:
+        """Canonical name -> gradient, canonical layout. Waits."""
+
+    def global_norm(self) -> float:
+        """L2 norm over all gradients together. Waits."""
+        return float(np.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in self.to_host().values())))
+
+
+class TrainState(abc.ABC):
+    """A handle on one model in training.
+
+    After a step the old device buffers are gone (JAX donates them, torch has overwritten them), so the handle
+    always shows the present. Whoever wants the past takes a `snapshot`.
+    """
+
+    def __init__(self, optimizer: OptimizerSpec | None) -> None:
+        self._optimizer = optimizer
+        self._step = 0
+
+    @property
+    def step(self) -> int:
+        """How many optimizer steps this state has taken."""
+        return self._step
+
+    @property
+    def optimizer(self) -> OptimizerSpec:
+        """The spec this state is trained with.
+
+        Raises:
+            ConfigError: the state was prepared without an optimizer.
+        """
+        if self._optimizer is None:
+            raise ConfigError(
+                "this state was prepared without an optimizer, so it can only be evaluated. "
+                "Pass one: accelerator.prepare(model, ct.adamw(1e-3))."
+            )
+        return self._optimizer
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next optimizer step."""
+        return self.optimizer.learning_rate(self._step)
+
+    @property
+    @abc.abstractmethod
+    def model(self) -> Any:
+        """The live native model. On JAX its arrays are valid until the next step, which donates them."""
+
+    @property
+    @abc.abstractmethod
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical name -> canonical shape, in the engine's order."""
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers are trained."""
+        return sum(int(np.prod(shape)) for shape in self.parameter_shapes.values())
+
+    @abc.abstractmethod
+    def snapshot(self) -> Snapshot:
+        """A copy on the host. Waits."""
+
+    @abc.abstractmethod
+    def load(self, snapshot: Snapshot) -> None:
+        """Replaces weights, buffers, moments and step by those of a snapshot of either engine.
+
+        Moments are replaced when the snapshot has any.
+
+        Raises:
+            ConfigError: names or shapes that this model or its optimizer does not have.
+        """
+
+    @abc.abstractmethod
+    def apply_gradients(self, gradients: Gradients, *, clip_norm: float | None = None) -> None:
+        """Takes one optimizer step, at the rate that the schedule gives, and counts it.
+
+        Args:
+            gradients: what `Accelerator.value_and_grad` returned for this state; used up by the call.
+            clip_norm: scale the gradients so that their global L2 norm is at most this.
+        """
+
+
+def check_names(what: str, expected: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray]) -> None:
+    """Refuses a snapshot whose names or shapes differ from the model's.
+
+    Raises:
+        ConfigError: names which differences there are.
+    """
+    missing = sorted(set(expected) - set(given))
+    unknown = sorted(set(given) - set(expected))
+    if missing or unknown:
+        raise ConfigError(
+            f"the snapshot's {what} must be those of this model, missing: {_some(missing)}, unknown: {_some(unknown)}. "
+            "Load it into the model that it was taken from."
+        )
+    for name, shape in expected.items():
+        if tuple(given[name].shape) != shape:
+            raise ConfigError(
+                f"{name} must have shape {shape}, got {tuple(given[name].shape)} in the snapshot's {what}. "
+                "The model's configuration differs from the one the snapshot was taken from."
+            )
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    shown = ", ".join(names[:limit]) or "none"
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,0 +1,138 @@
+"""The host side of a step: the rate, the count, and the check for NaN. The engines compile the rest."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from crosstrain.errors import ConfigError, NonFiniteLossError
+from crosstrain.metrics import Metrics
+from crosstrain.state import Gradients, TrainState
+
+NanPolicy = Literal["ignore", "raise"]
+LossFn = Callable[..., Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepOptions:
+    """What a compiled training step does besides the update.
+
+    Attributes:
+        accumulate_steps: micro-batches per optimizer step; example r of the batch belongs to micro-batch
+            r mod accumulate_steps, so the split does not depend on the number of devices.
+        clip_norm: scale gradients so that their global L2 norm is at most this; None leaves them.
+        grad_norm: report the global L2 norm before clipping as `grad_norm`; always on with `clip_norm`.
+    """
+
+    accumulate_steps: int = 1
+    clip_norm: float | None = None
+    grad_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.accumulate_steps < 1:
+            raise ConfigError(f"accumulate_steps must be at least 1, got accumulate_steps={self.accumulate_steps}.")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ConfigError(f"clip_norm must be positive or None, got clip_norm={self.clip_norm}.")
+
+    @property
+    def wants_norm(self) -> bool:
+        """Whether the step computes the gradient norm."""
+        return self.grad_norm or self.clip_norm is not None
+
+
+class RunStep(Protocol):
+    """An engine's compiled step: updates `state` in place, except for its step count."""
+
+    def __call__(self, state: Any, batch: dict[str, Any], rate: float, others: tuple[Any, ...]) -> Metrics:
+        """Takes one optimizer step at `rate`."""
+        ...
+
+
+class NanGuard:
+    """Raises when a loss is not finite, one step late, so that the device is never idle for the check."""
+
+    def __init__(self) -> None:
+        self._pending: tuple[int, Metrics] | None = None
+
+    def watch(self, step: int, metrics: Metrics) -> None:
+        """Checks the step before, and keeps this one for the next call.
+
+        Raises:
+            NonFiniteLossError: names the step whose loss was not finite.
+        """
+        self.finish()
+        self._pending = (step, metrics)
+
+    def finish(self) -> None:
+        """Checks the last step that was watched. Waits for it.
+
+        Raises:
+            NonFiniteLossError: as `watch`.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        step, metrics = pending
+        loss = metrics["loss"]
+        if not np.isfinite(loss):
+            raise NonFiniteLossError(
+                f"loss must be finite, got loss={loss} at optimizer step {step}. "
+                "Lower the learning rate, clip the gradients (clip_norm=1.0), or check that inputs are finite and "
+                "labels are in range.",
+                step=step,
+            )
+
+
+class TrainStep:
+    """The compiled `step(state, batch) -> Metrics` made from a loss function.
+
+    Further states may follow the batch; `loss_fn` receives their models after `ops`, and they are not trained.
+    """
+
+    def __init__(
+        self, run: RunStep, to_device: Callable[[dict[str, Any]], dict[str, Any]], nan_policy: NanPolicy
+    ) -> None:
+        self._run = run
+        self._to_device = to_device
+        self._guard = NanGuard() if nan_policy == "raise" else None
+
+    def __call__(self, state: TrainState, batch: dict[str, Any], *others: TrainState) -> Metrics:
+        """Takes one optimizer step.
+
+        Args:
+            state: updated in place.
+            batch: arrays of shape (B, ...), on the devices or on the host.
+            others: states whose models `loss_fn` uses but does not train.
+
+        Returns:
+            `loss`, `learning_rate`, `grad_norm` when asked for, and what `loss_fn` reported; on the device.
+
+        Raises:
+            LossError: `loss_fn` returned no scalar.
+            NonFiniteLossError: the loss of the step *before* was not finite and the policy is `raise`.
+        """
+        metrics = self._run(state, self._to_device(batch), state.learning_rate, others)
+        if self._guard is not None:
+            self._guard.watch(state.step, metrics)
+        state._step += 1
+        return metrics
+
+    def finish(self) -> None:
+        """Checks the last step for NaN when the policy is `raise`. Waits for it.
+
+        Raises:
+            NonFiniteLossError: the last step's loss was not finite.
+        """
+        if self._guard is not None:
+            self._guard.finish()
+
+
+GradientStep = Callable[..., tuple[Metrics, Gradients]]
+"""`(state, batch, *others) -> (metrics, gradients)`."""
+
+EvalStep = Callable[..., Metrics]
+"""`(state, batch, *others) -> metrics`; the model is in evaluation mode and does not change."""
+
+PredictStep = Callable[..., dict[str, np.ndarray]]
+"""`(state, batch, *others) -> arrays on the host`, without padded examples."""

@@ -1,0 +1,196 @@
+"""`Trainer`: the training loop, once, for both engines."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from crosstrain.accelerator import Accelerator
+from crosstrain.callbacks import Callback, Record, Run, emit
+from crosstrain.data.loader import Loader
+from crosstrain.errors import ConfigError
+from crosstrain.metrics import Metrics, MetricSum
+from crosstrain.state import TrainState
+from crosstrain.step import LossFn
+
+
+@dataclass(slots=True)
+class History:
+    """What `fit` logged and evaluated, in order."""
+
+    train: list[Record] = field(default_factory=list)
+    evaluations: list[Record] = field(default_factory=list)
+
+    def values(self, name: str) -> np.ndarray:
+        """A logged training metric over time, float64, shape (number of records,)."""
+        return np.array([record.values[name] for record in self.train])
+
+
+class Trainer:
+    """Trains, evaluates and predicts with one state.
+
+    Args:
+        accelerator: of the engine that `state` lives on.
+        state: from `accelerator.prepare`.
+        loss_fn: see `Accelerator.train_step`.
+        accumulate_steps: see `StepOptions`.
+        clip_norm: see `StepOptions`.
+        grad_norm: see `StepOptions`.
+        log_every: optimizer steps between reads of the metrics.
+        callbacks: called in this order.
+        progress: show a progress bar on the terminal of the main process.
+
+    Raises:
+        ConfigError: an option out of range.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        state: TrainState,
+        loss_fn: LossFn,
+        *,
+        accumulate_steps: int = 1,
+        clip_norm: float | None = None,
+        grad_norm: bool = False,
+        log_every: int = 10,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = True,
+    ) -> None:
+        if log_every < 1:
+            raise ConfigError(f"log_every must be at least 1, got log_every={log_every}.")
+        self.accelerator, self.state = accelerator, state
+        self.history = History()
+        self._callbacks = tuple(callbacks)
+        if progress:
+            from crosstrain.progress import ProgressBar
+
+            self._callbacks += (ProgressBar(title=accelerator.backend),)
+        self._log_every = log_every
+        self._step = accelerator.train_step(
+            loss_fn, accumulate_steps=accumulate_steps, clip_norm=clip_norm, grad_norm=grad_norm
+        )
+        self._eval_step = accelerator.eval_step(loss_fn)
+        self._pending: tuple[int, int, Metrics] | None = None
+
+    def fit(
+        self,
+        loader: Loader,
+        *,
+        epochs: int | None = None,
+        steps: int | None = None,
+        eval_loader: Loader | None = None,
+    ) -> History:
+        """Trains for `epochs` passes over the loader, or for `steps` optimizer steps.
+
+        Args:
+            loader: training batches.
+            epochs: passes over the data; give this or `steps`.
+            steps: optimizer steps, over as many passes as it takes.
+            eval_loader: evaluated after every epoch, and at the end.
+
+        Returns:
+            The history over all calls so far.
+
+        Raises:
+            ConfigError: neither or both of `epochs` and `steps`, or less than one.
+            NonFiniteLossError: the accelerator's `nan_policy` is `raise`, and a loss was not finite.
+        """
+        run = self._begin(loader, epochs, steps)
+        try:
+            emit(self._callbacks, "on_fit_begin", run)
+            for run.epoch in itertools.count() if epochs is None else range(epochs):
+                self._epoch(run, loader)
+                if eval_loader is not None:
+                    self._evaluate_in_fit(run, eval_loader)
+                emit(self._callbacks, "on_epoch_end", run)
+                if run.stop_reason or run.step == run.total_steps:
+                    break
+            self._step.finish()
+        except BaseException as error:
+            emit(self._callbacks, "on_exception", run, error)
+            raise
+        finally:
+            emit(self._callbacks, "on_fit_end", run)
+        return self.history
+
+    def evaluate(self, loader: Loader) -> dict[str, float]:
+        """Loss and metrics over all examples of a loader, each example counted once; the state does not change."""
+        total = MetricSum()
+        for batch in _once(loader):
+            total.add(self._eval_step(self.state, batch))
+        return total.result()
+
+    def predict(self, loader: Loader, predict_fn: Callable[..., Any]) -> dict[str, np.ndarray]:
+        """What `predict_fn(model, batch, ops)` gives for all examples of a loader, in their order.
+
+        Args:
+            loader: made with shuffle=False when the order of the source is wanted.
+            predict_fn: returns an array of shape (B, ...), or a dict of such.
+
+        Returns:
+            Arrays of shape (number of examples, ...); a bare array is called `prediction`.
+        """
+        step = self.accelerator.predict_step(predict_fn)
+        parts = [step(self.state, batch) for batch in _once(loader)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+    def _begin(self, loader: Loader, epochs: int | None, steps: int | None) -> Run:
+        if (epochs is None) == (steps is None):
+            raise ConfigError(f"give either epochs or steps, got epochs={epochs} and steps={steps}.")
+        for name, value in (("epochs", epochs), ("steps", steps)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {name}={value}.")
+        return Run(
+            state=self.state,
+            is_main_process=self.accelerator.is_main_process,
+            batch_size=loader.batch_size,
+            epochs=epochs,
+            total_steps=steps if epochs is None else _known_steps(loader, epochs),
+        )
+
+    def _epoch(self, run: Run, loader: Loader) -> None:
+        emit(self._callbacks, "on_epoch_begin", run)
+        for batch in loader:
+            metrics = self._step(self.state, batch)
+            run.step += 1
+            # The values of the step before are read now, while the device is busy with this one.
+            self._flush(run)
+            if run.step % self._log_every == 0 or run.step == run.total_steps:
+                self._pending = (self.state.step, run.epoch, metrics)
+            emit(self._callbacks, "on_step_end", run, metrics)
+            if run.stop_reason or run.step == run.total_steps:
+                break
+        self._flush(run)
+
+    def _flush(self, run: Run) -> None:
+        if self._pending is None:
+            return
+        step, epoch, metrics = self._pending
+        self._pending = None
+        record = Record(step=step, epoch=epoch, values=dict(metrics))
+        self.history.train.append(record)
+        emit(self._callbacks, "on_log", run, record)
+
+    def _evaluate_in_fit(self, run: Run, eval_loader: Loader) -> None:
+        record = Record(step=self.state.step, epoch=run.epoch, values=self.evaluate(eval_loader))
+        self.history.evaluations.append(record)
+        emit(self._callbacks, "on_evaluate_end", run, record)
+
+
+def _known_steps(loader: Loader, epochs: int) -> int | None:
+    try:
+        return len(loader) * epochs
+    except TypeError:
+        return None
+
+
+def _once(loader: Loader) -> Iterator[dict[str, Any]]:
+    """One pass that leaves the loader at the epoch where it was, so that evaluating changes no order."""
+    epoch = loader.epoch
+    try:
+        yield from loader
+    finally:
+        loader.set_epoch(epoch)

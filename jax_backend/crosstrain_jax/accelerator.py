@@ -1,0 +1,98 @@
+"""`JaxAccelerator`: the JAX engine of crosstrain's `Accelerator`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import flax
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+from crosstrain.accelerator import Accelerator, Platform
+from crosstrain.errors import ConfigError
+from crosstrain.models.spec import ModelConfig
+from crosstrain.optim import OptimizerSpec
+from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
+from crosstrain_jax import models, sharding, step
+from crosstrain_jax.collectives import barrier
+from crosstrain_jax.precision import param_dtype, scope
+from crosstrain_jax.state import JaxState, LayoutCache
+
+
+class JaxAccelerator(Accelerator):
+    """See `crosstrain.Accelerator`. With several processes call `jax.distributed.initialize` first."""
+
+    backend: ClassVar[str] = "jax"
+    _native_model: ClassVar[str] = "flax.nnx.Module"
+
+    def value_and_grad(self, loss_fn: LossFn) -> GradientStep:
+        """See `crosstrain.Accelerator`."""
+        return step.gradient_step(loss_fn, self._runtime, self.to_device)
+
+    def eval_step(self, loss_fn: LossFn) -> EvalStep:
+        """See `crosstrain.Accelerator`."""
+        return step.eval_step(loss_fn, self._runtime, self.to_device)
+
+    def predict_step(self, predict_fn: Callable[..., Any]) -> PredictStep:
+        """See `crosstrain.Accelerator`."""
+        return step.predict_step(predict_fn, self._runtime, self.to_device)
+
+    def wait_for_everyone(self) -> None:
+        """See `crosstrain.Accelerator`."""
+        barrier()
+
+    def synchronize(self) -> None:
+        """See `crosstrain.Accelerator`."""
+        # Devices run what they are sent in order, so the newest computation is the last to finish.
+        for device in self.mesh.local_devices:
+            (jax.device_put(np.float32(0), device) + 0).block_until_ready()
+
+    def describe(self) -> dict[str, str]:
+        """See `crosstrain.Accelerator`."""
+        device = self._devices[0]
+        return {
+            "jax": jax.__version__,
+            "flax": flax.__version__,
+            "optax": optax.__version__,
+            "devices": f"{self.device_count} x {device.platform} ({device.device_kind})",
+            "processes": f"{self.process_count}",
+        }
+
+    def close(self) -> None:
+        """See `crosstrain.Accelerator`."""
+        barrier()
+
+    def _open(self, platform: Platform | None) -> None:
+        if self.precision.casting == "autocast":
+            raise ConfigError(
+                "casting must be 'cast' on the jax engine, got casting='autocast', which only torch has. "
+                "Use precision='bf16'."
+            )
+        self._devices = sharding.choose_devices(platform)
+        self.process_count = jax.process_count()
+        self.process_index = jax.process_index()
+        self.device_count = len(self._devices)
+        self._array_type = jax.Array
+        self._layouts = LayoutCache()
+
+    def _build_mesh(self) -> None:
+        self.mesh = sharding.build_mesh(self._devices, self.mesh_sizes)
+        self._runtime = step.Runtime(self.precision, self.mesh, self.seed)
+
+    def _prepare(self, model: nnx.Module, optimizer: OptimizerSpec | None) -> JaxState:
+        return JaxState(model, optimizer, precision=self.precision, mesh=self.mesh, layouts=self._layouts)
+
+    def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        with scope(self.precision):
+            return sharding.place_batch(batch, self.mesh)
+
+    def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
+        return step.TrainRun(loss_fn, options, self._runtime)
+
+    def _build_model(self, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> nnx.Module:
+        with scope(self.precision):
+            return models.build(config, weights, param_dtype(self.precision))
+
+    def _is_native_model(self, model: Any) -> bool:
+        return isinstance(model, nnx.Module)

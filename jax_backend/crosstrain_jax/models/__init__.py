@@ -1,0 +1,31 @@
+"""Paired models in flax nnx, and how they receive their initial weights."""
+
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from crosstrain.models.spec import ModelConfig
+from crosstrain_jax import naming
+from crosstrain_jax.models.gpt import GPT
+from crosstrain_jax.models.layers import BatchNorm, Dropout
+from crosstrain_jax.models.mlp import MLP
+from crosstrain_jax.models.resnet9 import ResNet9
+from crosstrain_jax.precision import unpin_embeddings
+
+MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, "resnet9": ResNet9, "gpt": GPT}
+
+
+def build(config: ModelConfig, weights: Mapping[str, np.ndarray], dtype: jnp.dtype) -> nnx.Module:
+    """The module of `config` with `weights` (canonical names and layout), in `dtype`."""
+    model = MODELS[config.kind](config, rngs=nnx.Rngs(0))
+    unpin_embeddings(model)
+    params = nnx.state(model, nnx.Param)
+    for leaf, (_, variable) in zip(naming.leaves(model, nnx.Param), nnx.to_flat_state(params), strict=True):
+        variable.set_value(jnp.asarray(leaf.from_canonical(weights[leaf.name]), dtype))
+    nnx.update(model, params)
+    return model
+
+
+__all__ = ["GPT", "MLP", "MODELS", "BatchNorm", "Dropout", "ResNet9", "build"]

@@ -1,0 +1,129 @@
+"""The Llama-style decoder in flax nnx."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from crosstrain.models.checks import require_integer, require_length, require_shape
+from crosstrain.models.gpt import GPTConfig
+from crosstrain_jax.models.layers import Dropout
+
+
+def _wide(x: jax.Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x^2) + eps), in float32 or wider, cast back, then times weight (Zhang and Sennrich 2019; Llama)."""
+
+    canonical_norm = True
+
+    def __init__(self, dim: int, eps: float) -> None:
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones(dim))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(..., dim) -> (..., dim), in the type of `x`."""
+        wide = x.astype(_wide(x))
+        normed = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
+        return normed.astype(x.dtype) * self.scale.get_value()
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """RoPE on (B, T, heads, head_dim): neighbouring elements turn together; cos, sin: (T, head_dim / 2)."""
+    pairs = x.astype(cos.dtype).reshape(*x.shape[:-1], -1, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    cos, sin = cos[:, None, :], sin[:, None, :]
+    turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return turned.reshape(x.shape).astype(x.dtype)
+
+
+def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """softmax(q k^T / sqrt(head_dim)) v over earlier positions; (B, T, heads, head_dim), fewer heads in k and v."""
+    batch, length, heads, width = q.shape
+    q = q.reshape(batch, length, k.shape[2], heads // k.shape[2], width)
+    scores = jnp.einsum("btkgd,bskd->bkgts", q, k, preferred_element_type=_wide(q)) * width**-0.5
+    mask = jnp.tril(jnp.ones((length, length), bool))
+    weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgts,bskd->btkgd", weights, v).reshape(batch, length, heads, width)
+
+
+class Attention(nnx.Module):
+    """Causal self-attention with grouped queries, scaled by 1/sqrt(head_dim)."""
+
+    def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        kv_dim = config.kv_heads * config.head_dim
+        linear = partial(nnx.Linear, use_bias=False, rngs=rngs)
+        self.wq = linear(config.dim, config.dim)
+        self.wk = linear(config.dim, kv_dim)
+        self.wv = linear(config.dim, kv_dim)
+        self.wo = linear(config.dim, config.dim)
+
+    def __call__(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+        """(B, T, dim) -> (B, T, dim)."""
+        c = self.config
+        q = rotate(self.wq(x).reshape(*x.shape[:2], c.n_heads, c.head_dim), cos, sin)
+        k = rotate(self.wk(x).reshape(*x.shape[:2], c.kv_heads, c.head_dim), cos, sin)
+        v = self.wv(x).reshape(*x.shape[:2], c.kv_heads, c.head_dim)
+        return self.wo(causal_attention(q, k, v).reshape(x.shape))
+
+
+class FeedForward(nnx.Module):
+    """SwiGLU: w2(silu(w1 x) * w3 x) (Shazeer 2020)."""
+
+    def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs) -> None:
+        linear = partial(nnx.Linear, use_bias=False, rngs=rngs)
+        self.w1 = linear(config.dim, config.hidden_dim)
+        self.w3 = linear(config.dim, config.hidden_dim)
+        self.w2 = linear(config.hidden_dim, config.dim)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, T, dim) -> (B, T, dim)."""
+        return self.w2(jax.nn.silu(self.w1(x)) * self.w3(x))
+
+
+class Block(nnx.Module):
+    """Pre-norm attention and feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: GPTConfig, prefix: str, *, rngs: nnx.Rngs) -> None:
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attention = Attention(config, rngs=rngs)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.feed_forward = FeedForward(config, rngs=rngs)
+        self.attention_dropout = Dropout(config.dropout, f"{prefix}.attention_dropout")
+        self.ffn_dropout = Dropout(config.dropout, f"{prefix}.ffn_dropout")
+
+    def __call__(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+        """(B, T, dim) -> (B, T, dim)."""
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), cos, sin))
+        return x + self.ffn_dropout(self.feed_forward(self.ffn_norm(x)))
+
+
+class GPT(nnx.Module):
+    """See `GPTConfig`."""
+
+    def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.tok_embeddings = nnx.Embed(config.vocab_size, config.dim, rngs=rngs)
+        self.dropout = Dropout(config.dropout, "dropout")
+        self.layers = nnx.List([Block(config, f"layers.{i}", rngs=rngs) for i in range(config.n_layers)])
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        if not config.tie_embeddings:
+            self.output = nnx.Linear(config.dim, config.vocab_size, use_bias=False, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Tokens (B, T), integer -> logits (B, T, vocab_size)."""
+        require_integer("tokens", tokens, jnp.issubdtype(tokens.dtype, jnp.floating))
+        require_shape("tokens", tokens, ("B", "T"))
+        require_length(tokens, self.config.max_seq_len)
+        x = self.dropout(self.tok_embeddings(tokens))
+        angles = self.config.rope_angles()[: tokens.shape[1]]
+        cos, sin = jnp.asarray(np.cos(angles), _wide(x)), jnp.asarray(np.sin(angles), _wide(x))
+        for layer in self.layers:
+            x = layer(x, cos, sin)
+        x = self.norm(x)
+        return self.tok_embeddings.attend(x) if self.config.tie_embeddings else self.output(x)

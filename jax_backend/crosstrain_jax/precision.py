@@ -1,0 +1,72 @@
+"""Dtypes of the JAX engine: how leaves and batches are cast for one forward pass, and 64-bit mode."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from crosstrain.data.loader import WEIGHT
+from crosstrain.precision import Precision
+
+DTYPES = {"float64": jnp.float64, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def param_dtype(precision: Precision) -> jnp.dtype:
+    """Type of weights and moments."""
+    return jnp.dtype(DTYPES[precision.param_dtype])
+
+
+def casts(precision: Precision) -> bool:
+    """Whether weights are cast for the forward pass."""
+    return precision.compute_dtype != precision.param_dtype
+
+
+def compute_params(leaves: Sequence[jax.Array], precision: Precision) -> tuple[jax.Array, ...]:
+    """Parameters in the compute type; gradients flow back to the originals."""
+    dtype = DTYPES[precision.compute_dtype]
+    return tuple(leaf.astype(dtype) if is_floating(leaf) else leaf for leaf in leaves)
+
+
+def compute_batch(batch: Mapping[str, jax.Array], precision: Precision) -> dict[str, jax.Array]:
+    """The batch with its floating fields in the compute type; the weights of examples stay as they are."""
+    dtype = DTYPES[precision.compute_dtype]
+    return {
+        name: values.astype(dtype) if is_floating(values) and name != WEIGHT else values
+        for name, values in batch.items()
+    }
+
+
+def is_floating(leaf: jax.Array) -> bool:
+    """Whether a leaf is a floating array (random keys and counters are not)."""
+    return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
+def needs_x64(precision: Precision) -> bool:
+    """Whether JAX's 64-bit mode, a switch of the thread, has to be on wherever arrays are traced or placed."""
+    return precision.param_dtype == "float64"
+
+
+def scope(precision: Precision) -> contextlib.AbstractContextManager[Any]:
+    """64-bit mode for a float64 run; nothing otherwise."""
+    return jax.enable_x64(True) if needs_x64(precision) else contextlib.nullcontext()
+
+
+def forward_scope(precision: Precision) -> contextlib.AbstractContextManager[Any]:
+    """Full precision in matrix products and convolutions unless they are bfloat16; entered while tracing."""
+    if precision.compute_dtype == "bfloat16":
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision("highest")
+
+
+def unpin_embeddings(model: nnx.Module) -> None:
+    """Lets `nnx.Embed` follow the type of its table, as its documentation says and every other layer does.
+
+    It stores the type that the table had when it was made, so a bfloat16 run would go on in float32 after the
+    embedding, and a float64 run would lose half of its digits there.
+    """
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.Embed):
+            module.dtype = None

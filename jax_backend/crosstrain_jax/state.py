@@ -1,0 +1,261 @@
+"""`JaxState`: a model and its optimizer as flat tuples of arrays, and the static layout that gives them their form.
+
+Carrying trees through `jit` costs several times the smallest step itself, so model and optimizer are flattened once,
+in `prepare`; the step donates the leaves, and a live model is rebuilt only when somebody asks.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from crosstrain.optim import OptimizerSpec
+from crosstrain.precision import Precision
+from crosstrain.state import Gradients, Snapshot, TrainState, check_names
+from crosstrain_jax import naming, optim, sharding
+from crosstrain_jax.models.layers import Dropout
+from crosstrain_jax.precision import is_floating, param_dtype, scope, unpin_embeddings
+
+Leaves = tuple[jax.Array, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Layout:
+    """Everything about a state that is not an array. Compared by identity: compiled steps are kept per layout."""
+
+    train: Any
+    evaluation: Any
+    params_tree: Any
+    buffers_tree: Any
+    params: list[naming.Leaf]
+    buffers: list[naming.Leaf]
+    transformation: optax.GradientTransformation | None
+    moments_tree: Any
+    applied: dict[Any, Callable[..., Any]] = field(default_factory=dict)
+
+    def merge(self, params: Sequence[Any], buffers: Sequence[Any], *, train: bool) -> nnx.Module:
+        """A model made of these arrays."""
+        return nnx.merge(
+            self.train if train else self.evaluation,
+            jax.tree.unflatten(self.params_tree, params),
+            jax.tree.unflatten(self.buffers_tree, buffers),
+        )
+
+    def read_buffers(self, model: nnx.Module, like: Sequence[jax.Array]) -> Leaves:
+        """What the forward pass left in the model's buffers, in the types they had."""
+        leaves = jax.tree.leaves(nnx.state(model, nnx.Not(nnx.Param)))
+        return tuple(
+            leaf.astype(old.dtype) if is_floating(leaf) else leaf for leaf, old in zip(leaves, like, strict=True)
+        )
+
+
+class LayoutCache:
+    """Gives states of equal structure and optimizer one layout, so that they share compiled steps."""
+
+    def __init__(self) -> None:
+        self._layouts: dict[Any, Layout] = {}
+
+    def intern(self, layout: Layout, optimizer_key: Any) -> Layout:
+        """The layout that was seen first with this structure; `layout` itself when the model cannot be compared."""
+        key = (layout.train, layout.params_tree, layout.buffers_tree, optimizer_key)
+        try:
+            return self._layouts.setdefault(key, layout)
+        except TypeError:  # a module with an attribute that cannot be hashed
+            return layout
+
+
+class JaxGradients(Gradients):
+    """Gradients in the order of the state's parameters."""
+
+    def __init__(self, layout: Layout, leaves: Leaves) -> None:
+        self.layout, self.leaves = layout, leaves
+
+    def to_host(self) -> dict[str, np.ndarray]:
+        """See `crosstrain.Gradients`."""
+        return to_canonical(self.layout.params, self.leaves)
+
+
+class JaxState(TrainState):
+    """See `crosstrain.TrainState`."""
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        optimizer: OptimizerSpec | None,
+        *,
+        precision: Precision,
+        mesh: Mesh,
+        layouts: LayoutCache,
+    ) -> None:
+        super().__init__(optimizer)
+        self._precision = precision
+        self._sharding = sharding.replicated(mesh)
+        with scope(precision):
+            self.layout = layouts.intern(_layout(model, optimizer), _optimizer_key(optimizer))
+            params, buffers = nnx.split(model, nnx.Param, ...)[1:]
+            dtype = param_dtype(precision)
+            self.params: Leaves = tuple(self._place(leaf, dtype) for leaf in jax.tree.leaves(params))
+            self.buffers: Leaves = tuple(self._place(leaf, dtype) for leaf in jax.tree.leaves(buffers))
+            self.moments: Leaves = ()
+            if self.layout.transformation is not None:
+                moments = jax.tree.leaves(self.layout.transformation.init(self.params))
+                self.moments = tuple(self._place(leaf, leaf.dtype) for leaf in moments)
+            self.count = self._place(jnp.uint32(0), jnp.uint32)
+
+    @property
+    def model(self) -> nnx.Module:
+        """A model over the current arrays, in training mode; the next step donates them."""
+        return self.layout.merge(self.params, self.buffers, train=True)
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """See `crosstrain.TrainState`."""
+        return _shapes(self.layout.params, self.params)
+
+    def apply_gradients(self, gradients: Gradients, *, clip_norm: float | None = None) -> None:
+        """See `crosstrain.TrainState`."""
+        assert isinstance(gradients, JaxGradients)
+        rate = np.asarray(self.learning_rate, param_dtype(self._precision))
+        if clip_norm not in self.layout.applied:
+            self.layout.applied[clip_norm] = self._compile_apply(clip_norm)
+        with scope(self._precision):
+            self.params, self.moments, self.count = self.layout.applied[clip_norm](
+                self.params, self.moments, self.count, gradients.leaves, rate
+            )
+        self._step += 1
+
+    def snapshot(self) -> Snapshot:
+        """See `crosstrain.TrainState`."""
+        layout = self.layout
+        return Snapshot(
+            step=self._step,
+            params=to_canonical(layout.params, self.params),
+            buffers=to_canonical(*self._floating_buffers()),
+            moments={
+                slot: to_canonical(layout.params, leaves) for slot, leaves in optim.slots(self._moment_states()).items()
+            },
+        )
+
+    def load(self, snapshot: Snapshot) -> None:
+        """See `crosstrain.TrainState`."""
+        names, buffers = self._floating_buffers()
+        check_names("params", self.parameter_shapes, snapshot.params)
+        check_names("buffers", _shapes(names, buffers), snapshot.buffers)
+        for slot, values in snapshot.moments.items():
+            check_names(slot, self.parameter_shapes, values)
+        with scope(self._precision):
+            self.params = self._from_canonical(self.layout.params, self.params, snapshot.params)
+            placed = dict(zip(names, self._from_canonical(names, buffers, snapshot.buffers), strict=True))
+            self.buffers = tuple(
+                placed.get(leaf, old) for leaf, old in zip(self.layout.buffers, self.buffers, strict=True)
+            )
+            self._load_moments(snapshot)
+            self.count = self._place(jnp.uint32(snapshot.step), jnp.uint32)
+        self._step = snapshot.step
+
+    def _compile_apply(self, clip_norm: float | None) -> Callable[..., Any]:
+        layout = self.layout
+
+        def apply(params: Leaves, moments: Leaves, count: Any, grads: Leaves, rate: Any) -> Any:
+            if clip_norm is not None:
+                grads = optim.clip_by_global_norm(grads, optim.global_norm(grads), clip_norm)
+            return *update(layout, params, moments, grads, rate), count + 1
+
+        return jax.jit(apply, donate_argnums=(0, 1, 2), out_shardings=self._sharding)
+
+    def _moment_states(self) -> Any:
+        if self.layout.transformation is None:
+            return ()
+        return jax.tree.unflatten(self.layout.moments_tree, self.moments)
+
+    def _load_moments(self, snapshot: Snapshot) -> None:
+        if not snapshot.moments:
+            return
+        states = self._moment_states()
+        values = {
+            slot: self._from_canonical(self.layout.params, leaves, snapshot.moments[slot])
+            for slot, leaves in optim.slots(states).items()
+        }
+        leaves = jax.tree.leaves(optim.with_slots(states, values, snapshot.step))
+        self.moments = tuple(self._place(leaf, leaf.dtype) for leaf in leaves)
+
+    def _floating_buffers(self) -> tuple[list[naming.Leaf], Leaves]:
+        pairs = [pair for pair in zip(self.layout.buffers, self.buffers, strict=True) if is_floating(pair[1])]
+        return [leaf for leaf, _ in pairs], tuple(array for _, array in pairs)
+
+    def _from_canonical(self, names: list[naming.Leaf], old: Leaves, values: Any) -> Leaves:
+        return tuple(
+            self._place(leaf.from_canonical(values[leaf.name]), array.dtype)
+            for leaf, array in zip(names, old, strict=True)
+        )
+
+    def _place(self, leaf: Any, dtype: Any) -> jax.Array:
+        """A copy on the mesh; never the caller's own buffer, which the step would donate."""
+        if is_floating(leaf):
+            leaf = leaf.astype(dtype)
+        return jax.device_put(leaf, self._sharding, may_alias=False)
+
+
+def update(layout: Layout, params: Leaves, moments: Leaves, grads: Leaves, rate: Any) -> tuple[Leaves, Leaves]:
+    """One optimizer update inside a compiled step: p = p - rate * direction."""
+    transformation = layout.transformation
+    assert transformation is not None
+    state = jax.tree.unflatten(layout.moments_tree, moments)
+    directions, state = transformation.update(grads, state, params)
+    new = tuple(p - rate.astype(p.dtype) * u for p, u in zip(params, directions, strict=True))
+    return new, tuple(jax.tree.leaves(state))
+
+
+def to_canonical(names: list[naming.Leaf], leaves: Sequence[jax.Array]) -> dict[str, np.ndarray]:
+    """Copies on the host by canonical name; bfloat16, which NumPy lacks, as float32."""
+    host = jax.device_get(list(leaves))
+    return {
+        leaf.name: np.array(leaf.to_canonical(values.astype(np.float32) if values.dtype.kind == "V" else values))
+        for leaf, values in zip(names, host, strict=True)
+    }
+
+
+def bind_random(model: nnx.Module, random: Any) -> None:
+    """Gives the model's dropout layers the randomness of this step, or takes it away again."""
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, Dropout):
+            module.random = random
+
+
+def _layout(model: nnx.Module, optimizer: OptimizerSpec | None) -> Layout:
+    unpin_embeddings(model)
+    model.eval()
+    evaluation = nnx.split(model, nnx.Param, ...)[0]
+    model.train()
+    train, params, buffers = nnx.split(model, nnx.Param, ...)
+    transformation = optim.build(optimizer) if optimizer is not None else None
+    shapes = tuple(jax.tree.leaves(params))
+    moments = jax.eval_shape(transformation.init, shapes) if transformation is not None else ()
+    return Layout(
+        train=train,
+        evaluation=evaluation,
+        params_tree=jax.tree.structure(params),
+        buffers_tree=jax.tree.structure(buffers),
+        params=naming.leaves(model, nnx.Param),
+        buffers=naming.leaves(model, nnx.Not(nnx.Param)),
+        transformation=transformation,
+        moments_tree=jax.tree.structure(moments),
+    )
+
+
+def _optimizer_key(optimizer: OptimizerSpec | None) -> Any:
+    """What of a spec is compiled: all but the schedule."""
+    if optimizer is None:
+        return None
+    fields = optimizer.__dataclass_fields__
+    return type(optimizer), tuple(getattr(optimizer, name) for name in fields if name != "learning_rate")
+
+
+def _shapes(names: list[naming.Leaf], leaves: Leaves) -> dict[str, tuple[int, ...]]:
+    return {leaf.name: leaf.canonical_shape(array.shape) for leaf, array in zip(names, leaves, strict=True)}

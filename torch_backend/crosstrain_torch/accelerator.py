@@ -1,0 +1,98 @@
+"""`TorchAccelerator`: the torch engine of crosstrain's `Accelerator`."""
+
+import platform as host_platform
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from crosstrain.accelerator import Accelerator, Platform
+from crosstrain.models.spec import ModelConfig
+from crosstrain.optim import OptimizerSpec
+from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
+from crosstrain_torch import models, sharding, step
+from crosstrain_torch.collectives import barrier
+from crosstrain_torch.precision import param_dtype
+from crosstrain_torch.state import TorchState
+
+
+class TorchAccelerator(Accelerator):
+    """See `crosstrain.Accelerator`. One device per process; `torchrun` starts the processes."""
+
+    backend: ClassVar[str] = "torch"
+    _native_model: ClassVar[str] = "torch.nn.Module"
+    _group: Any
+
+    def value_and_grad(self, loss_fn: LossFn) -> GradientStep:
+        """See `crosstrain.Accelerator`."""
+        return step.gradient_step(loss_fn, self._runtime, self.to_device)
+
+    def eval_step(self, loss_fn: LossFn) -> EvalStep:
+        """See `crosstrain.Accelerator`."""
+        return step.eval_step(loss_fn, self._runtime, self.to_device)
+
+    def predict_step(self, predict_fn: Callable[..., Any]) -> PredictStep:
+        """See `crosstrain.Accelerator`."""
+        return step.predict_step(predict_fn, self._runtime, self.to_device)
+
+    def wait_for_everyone(self) -> None:
+        """See `crosstrain.Accelerator`."""
+        barrier(self._group)
+
+    def synchronize(self) -> None:
+        """See `crosstrain.Accelerator`."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def describe(self) -> dict[str, str]:
+        """See `crosstrain.Accelerator`."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else host_platform.machine()
+        return {
+            "torch": torch.__version__,
+            "devices": f"{self.device_count} x {self.device.type} ({name})",
+            "processes": f"{self.process_count}",
+            "threads": f"{torch.get_num_threads()}",
+        }
+
+    def close(self) -> None:
+        """See `crosstrain.Accelerator`."""
+        if self._group is not None:
+            barrier(self._group)
+            dist.destroy_process_group()
+            self._group = None
+
+    def _open(self, platform: Platform | None) -> None:
+        self.device = sharding.choose_device(platform)
+        self._group = sharding.join_processes(self.device)
+        self.process_count = dist.get_world_size(self._group) if self._group is not None else 1
+        self.process_index = dist.get_rank(self._group) if self._group is not None else 0
+        self.device_count = self.process_count
+        self._array_type = torch.Tensor
+        # User models draw their initial weights and dropout from torch's own generators.
+        torch.manual_seed(self.seed)
+
+    def _build_mesh(self) -> None:
+        self._runtime = step.Runtime(self.precision, self.device, self._group, self.seed)
+
+    def _prepare(self, model: nn.Module, optimizer: OptimizerSpec | None) -> TorchState:
+        return TorchState(model, optimizer, precision=self.precision, device=self.device, group=self._group)
+
+    def _put(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        tensors = {
+            name: torch.from_numpy(np.require(values, requirements=["C", "W"])) for name, values in batch.items()
+        }
+        if self.device.type == "cpu":
+            return tensors
+        return {name: values.pin_memory().to(self.device, non_blocking=True) for name, values in tensors.items()}
+
+    def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
+        return step.TrainRun(loss_fn, options, self._runtime)
+
+    def _build_model(self, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> nn.Module:
+        return models.build(config, weights, param_dtype(self.precision))
+
+    def _is_native_model(self, model: Any) -> bool:
+        return isinstance(model, nn.Module)

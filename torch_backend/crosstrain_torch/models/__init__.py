@@ -1,0 +1,28 @@
+"""Paired models in torch, and how they receive their initial weights."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from crosstrain.models.spec import ModelConfig
+from crosstrain_torch import naming
+from crosstrain_torch.models.gpt import GPT
+from crosstrain_torch.models.layers import BatchNorm, Dropout
+from crosstrain_torch.models.mlp import MLP
+from crosstrain_torch.models.resnet9 import ResNet9
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "resnet9": ResNet9, "gpt": GPT}
+
+
+def build(config: ModelConfig, weights: Mapping[str, np.ndarray], dtype: torch.dtype) -> nn.Module:
+    """The module of `config` with `weights` (canonical names and layout), in `dtype`."""
+    model = MODELS[config.kind](config).to(dtype)
+    with torch.no_grad():
+        for name, param in naming.parameters(model).items():
+            param.copy_(torch.from_numpy(weights[name]))
+    return model
+
+
+__all__ = ["GPT", "MLP", "MODELS", "BatchNorm", "Dropout", "ResNet9", "build"]

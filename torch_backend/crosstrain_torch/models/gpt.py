@@ -1,0 +1,121 @@
+"""The Llama-style decoder in torch."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from crosstrain.models.checks import require_integer, require_length, require_shape
+from crosstrain.models.gpt import GPTConfig
+from crosstrain_torch.models.layers import Dropout
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps), in float32 or wider, cast back, then times weight (Zhang and Sennrich 2019; Llama)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., dim) -> (..., dim), in the type of `x`."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return normed.to(x.dtype) * self.weight
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """RoPE on (B, T, heads, head_dim): neighbouring elements turn together; cos, sin: (T, head_dim / 2)."""
+    even, odd = x.to(cos.dtype).unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = cos[:, None, :], sin[:, None, :]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped queries, scaled by 1/sqrt(head_dim)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        kv_dim = config.kv_heads * config.head_dim
+        self.wq = nn.Linear(config.dim, config.dim, bias=False)
+        self.wk = nn.Linear(config.dim, kv_dim, bias=False)
+        self.wv = nn.Linear(config.dim, kv_dim, bias=False)
+        self.wo = nn.Linear(config.dim, config.dim, bias=False)
+
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """(B, T, dim) -> (B, T, dim)."""
+        c = self.config
+        q = rotate(self.wq(x).unflatten(-1, (c.n_heads, c.head_dim)), cos, sin)
+        k = rotate(self.wk(x).unflatten(-1, (c.kv_heads, c.head_dim)), cos, sin)
+        v = self.wv(x).unflatten(-1, (c.kv_heads, c.head_dim))
+        out = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            is_causal=True,
+            enable_gqa=c.kv_heads != c.n_heads,
+        )
+        return self.wo(out.transpose(1, 2).flatten(-2))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: w2(silu(w1 x) * w3 x) (Shazeer 2020)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(config.dim, config.hidden_dim, bias=False)
+        self.w3 = nn.Linear(config.dim, config.hidden_dim, bias=False)
+        self.w2 = nn.Linear(config.hidden_dim, config.dim, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, dim) -> (B, T, dim)."""
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: GPTConfig, prefix: str) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attention = Attention(config)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.attention_dropout = Dropout(config.dropout, f"{prefix}.attention_dropout")
+        self.ffn_dropout = Dropout(config.dropout, f"{prefix}.ffn_dropout")
+
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """(B, T, dim) -> (B, T, dim)."""
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), cos, sin))
+        return x + self.ffn_dropout(self.feed_forward(self.ffn_norm(x)))
+
+
+class GPT(nn.Module):
+    """See `GPTConfig`."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.dropout = Dropout(config.dropout, "dropout")
+        self.layers = nn.ModuleList(Block(config, f"layers.{i}") for i in range(config.n_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = None if config.tie_embeddings else nn.Linear(config.dim, config.vocab_size, bias=False)
+        angles = torch.from_numpy(config.rope_angles())
+        self.rope_cos: torch.Tensor
+        self.rope_sin: torch.Tensor
+        self.register_buffer("rope_cos", angles.cos(), persistent=False)
+        self.register_buffer("rope_sin", angles.sin(), persistent=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, T), integer -> logits (B, T, vocab_size)."""
+        require_integer("tokens", tokens, tokens.is_floating_point())
+        require_shape("tokens", tokens, ("B", "T"))
+        require_length(tokens, self.config.max_seq_len)
+        cos, sin = self.rope_cos[: tokens.shape[1]], self.rope_sin[: tokens.shape[1]]
+        x = self.dropout(self.tok_embeddings(tokens))
+        for layer in self.layers:
+            x = layer(x, cos, sin)
+        x = self.norm(x)
+        return F.linear(x, self.tok_embeddings.weight) if self.output is None else self.output(x)

@@ -1,0 +1,77 @@
+"""Layers of the paired models whose meaning torch does not give as it is: synchronised BatchNorm, counted dropout."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from crosstrain.random import StepRandom, keep_threshold, stable_hash
+from crosstrain_torch.collectives import all_reduce_autograd
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm over (B, H, W) of channels-first images, with statistics of the global batch.
+
+    Definition (Ioffe and Szegedy 2015; torch's form): y = (x - mean) / sqrt(var + eps) weight + bias with the biased
+    variance of the (micro-)batch; running = (1 - momentum) running + momentum new, where the new variance is the
+    unbiased one, n / (n - 1) var. Statistics are float32 or wider.
+    """
+
+    def __init__(self, channels: int, *, eps: float, momentum: float) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.running_mean: torch.Tensor
+        self.running_var: torch.Tensor
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.group: Any = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, H, W), in the type of `x`."""
+        weight, bias = self.weight.to(self.running_mean.dtype), self.bias.to(self.running_mean.dtype)
+        if not self.training or self.group is None:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, weight, bias, self.training, self.momentum, self.eps
+            )
+        return self._synchronised(x, weight, bias)
+
+    def _synchronised(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        wide = x.to(weight.dtype)
+        count = torch.full((1,), x.numel() / x.shape[1], dtype=weight.dtype, device=x.device)
+        total = all_reduce_autograd(torch.cat([wide.sum((0, 2, 3)), count]), self.group)
+        mean, n = total[:-1] / total[-1], total[-1].detach()
+        centred = wide - mean[:, None, None]
+        var = all_reduce_autograd(centred.square().sum((0, 2, 3)), self.group) / n
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * n / (n - 1), self.momentum)
+        scale = torch.rsqrt(var + self.eps) * weight
+        return (centred * scale[:, None, None] + bias[:, None, None]).to(x.dtype)
+
+
+class Dropout(nn.Module):
+    """Inverted dropout whose mask is a function of (seed, step, layer name, example, feature): see `StepRandom`.
+
+    The training step sets `random` before each forward pass.
+    """
+
+    def __init__(self, rate: float, name: str) -> None:
+        super().__init__()
+        self.rate = rate
+        self.layer = stable_hash(name, bits=32)
+        self.random: StepRandom | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, ...) -> (B, ...); the identity in evaluation mode."""
+        if not self.training or self.rate == 0:
+            return x
+        if self.random is None:
+            raise RuntimeError("dropout needs the randomness of a step: call the model inside a crosstrain step.")
+        columns = torch.arange(x[0].numel(), device=x.device)
+        layer = torch.tensor(self.layer, device=x.device)
+        bits = self.random.bits(layer, columns)
+        keep = (bits < keep_threshold(self.rate)).reshape(x.shape)
+        return torch.where(keep, x / (1.0 - self.rate), 0.0)

@@ -1,0 +1,55 @@
+"""Losses and metrics with torch's own kernels, held to the definitions in `crosstrain.ops`."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from crosstrain.ops import Ops
+
+
+class TorchOps(Ops):
+    """See `crosstrain.Ops`."""
+
+    def upcast(self, values: torch.Tensor) -> torch.Tensor:
+        """See `crosstrain.Ops`."""
+        return values if values.dtype == torch.float64 else values.float()
+
+    def ones_like(self, values: torch.Tensor) -> torch.Tensor:
+        """See `crosstrain.Ops`."""
+        return torch.ones_like(values)
+
+    def zeros_like(self, values: torch.Tensor) -> torch.Tensor:
+        """See `crosstrain.Ops`."""
+        return torch.zeros_like(values)
+
+    def is_floating(self, values: Any) -> bool:
+        """See `crosstrain.Ops`."""
+        return torch.is_floating_point(values)
+
+    def _cross_entropy(
+        self, logits: torch.Tensor, labels: torch.Tensor, *, label_smoothing: float, ignore_index: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        classes = logits.shape[-1]
+        logits, labels = self.upcast(logits), labels.long()
+        counted = labels != ignore_index
+        in_range = (labels >= 0) & (labels < classes)
+        values = F.cross_entropy(
+            logits.reshape(-1, classes),
+            # torch raises on the CPU and aborts the CUDA context for a label out of range; the definition is NaN.
+            labels.where(in_range, 0).reshape(-1),
+            reduction="none",
+            label_smoothing=label_smoothing,
+        ).reshape(labels.shape)
+        values = values.where(in_range, torch.nan).where(counted, 0.0)
+        return values, counted.to(values.dtype)
+
+    def _accuracy(
+        self, logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        correct = self.upcast((logits.argmax(dim=-1) == labels).float())
+        return correct, (labels != ignore_index).to(correct.dtype)
+
+    def _softplus(self, values: torch.Tensor) -> torch.Tensor:
+        # F.softplus switches to the identity above its threshold of 20, which is off by 2e-9 there.
+        return torch.logaddexp(values, torch.zeros((), dtype=values.dtype, device=values.device))

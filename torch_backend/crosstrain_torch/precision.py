@@ -1,0 +1,59 @@
+"""Dtypes of the torch engine: how parameters and batches are cast for one forward pass."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from crosstrain.data.loader import WEIGHT
+from crosstrain.precision import Precision
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def param_dtype(precision: Precision) -> torch.dtype:
+    """Type of weights and moments."""
+    return DTYPES[precision.param_dtype]
+
+
+def casts(precision: Precision) -> bool:
+    """Whether weights are cast for the forward pass."""
+    return precision.casting == "cast" and precision.compute_dtype != precision.param_dtype
+
+
+def compute_params(model: nn.Module, precision: Precision, prefix: str) -> dict[str, torch.Tensor]:
+    """The model's parameters in the compute type, by `prefix` + name; gradients flow back to the originals.
+
+    torch's own BatchNorm keeps its parameters: its CPU kernel wants them in the type of its statistics.
+    """
+    dtype = DTYPES[precision.compute_dtype]
+    return {
+        f"{prefix}{module_name + '.' if module_name else ''}{name}": parameter.to(dtype)
+        for module_name, module in model.named_modules(remove_duplicate=False)
+        if not isinstance(module, _BatchNorm)
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.is_floating_point()
+    }
+
+
+def compute_batch(batch: Mapping[str, torch.Tensor], precision: Precision) -> dict[str, torch.Tensor]:
+    """The batch with its floating fields in the compute type; the weights of examples stay as they are."""
+    dtype = DTYPES[precision.compute_dtype]
+    return {
+        name: values.to(dtype) if values.is_floating_point() and name != WEIGHT else values
+        for name, values in batch.items()
+    }
+
+
+@contextlib.contextmanager
+def forward_scope(precision: Precision, device: torch.device) -> Iterator[Any]:
+    """Autocast where the precision asks for it; full float32 in convolutions, where cuDNN would take TF32."""
+    with contextlib.ExitStack() as stack:
+        if precision.casting == "autocast":
+            stack.enter_context(torch.autocast(device.type, DTYPES[precision.compute_dtype]))
+        if device.type == "cuda":
+            stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
+        yield

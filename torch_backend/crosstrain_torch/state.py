@@ -1,0 +1,154 @@
+"""`TorchState`: a live nn.Module and its native optimizer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from crosstrain.optim import OptimizerSpec
+from crosstrain.precision import Precision
+from crosstrain.state import Gradients, Snapshot, TrainState, check_names
+from crosstrain_torch import naming, optim
+from crosstrain_torch.models.layers import BatchNorm, Dropout
+from crosstrain_torch.precision import param_dtype
+
+
+class TorchGradients(Gradients):
+    """Gradients in the order of the state's parameters; None where a parameter had none."""
+
+    def __init__(self, names: list[str], grads: list[torch.Tensor | None]) -> None:
+        self.names, self.grads = names, grads
+
+    def to_host(self) -> dict[str, np.ndarray]:
+        """See `crosstrain.Gradients`."""
+        return {name: to_numpy(grad) for name, grad in zip(self.names, self.grads, strict=True) if grad is not None}
+
+
+class TorchState(TrainState):
+    """See `crosstrain.TrainState`. Steps update the module that was prepared in place."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerSpec | None,
+        *,
+        precision: Precision,
+        device: torch.device,
+        group: Any,
+    ) -> None:
+        super().__init__(optimizer)
+        model.to(device=device, dtype=param_dtype(precision))
+        if any(isinstance(module, nn.Conv2d) for module in model.modules()):
+            model.to(memory_format=torch.channels_last)
+        self._model = model.train()
+        for module in model.modules():
+            if isinstance(module, BatchNorm):
+                module.group = group
+        self.dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
+        self.params = naming.parameters(model)
+        self.trained = [param for param in self.params.values() if param.requires_grad]
+        self.native_optimizer = optim.build(optimizer, self.trained) if optimizer is not None else None
+
+    @property
+    def model(self) -> nn.Module:
+        """The module itself."""
+        return self._model
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """See `crosstrain.TrainState`."""
+        return {name: tuple(param.shape) for name, param in self.params.items()}
+
+    def take_gradients(self) -> TorchGradients:
+        """Moves the gradients out of the parameters."""
+        grads = [param.grad for param in self.params.values()]
+        for param in self.params.values():
+            param.grad = None
+        return TorchGradients(list(self.params), grads)
+
+    def apply_gradients(self, gradients: Gradients, *, clip_norm: float | None = None) -> None:
+        """See `crosstrain.TrainState`."""
+        assert isinstance(gradients, TorchGradients)
+        for param, grad in zip(self.params.values(), gradients.grads, strict=True):
+            param.grad = grad
+        grads = self.gradient_list()
+        if clip_norm is not None and grads:
+            optim.clip_by_global_norm(grads, optim.global_norm(grads), clip_norm)
+        self.update(self.learning_rate)
+        self._step += 1
+
+    def gradient_list(self) -> list[torch.Tensor]:
+        """The gradients that are there."""
+        return [param.grad for param in self.trained if param.grad is not None]
+
+    def update(self, rate: float) -> None:
+        """One native optimizer step at `rate`; the gradients are gone after it."""
+        optimizer = self.native_optimizer
+        assert optimizer is not None
+        optim.set_rate(optimizer, rate)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def snapshot(self) -> Snapshot:
+        """See `crosstrain.TrainState`."""
+        return Snapshot(
+            step=self._step,
+            params={name: to_numpy(param) for name, param in self.params.items()},
+            buffers={name: to_numpy(buffer) for name, buffer in naming.buffers(self._model).items()},
+            moments=self._moments(),
+        )
+
+    def load(self, snapshot: Snapshot) -> None:
+        """See `crosstrain.TrainState`."""
+        buffers = naming.buffers(self._model)
+        check_names("params", self.parameter_shapes, snapshot.params)
+        check_names("buffers", {name: tuple(buffer.shape) for name, buffer in buffers.items()}, snapshot.buffers)
+        trained = {name: tuple(param.shape) for name, param in self.params.items() if param.requires_grad}
+        for slot, values in snapshot.moments.items():
+            check_names(slot, trained, values)
+        _copy(self.params, snapshot.params)
+        _copy(buffers, snapshot.buffers)
+        self._load_moments(snapshot)
+        self._step = snapshot.step
+
+    def _moments(self) -> dict[str, dict[str, np.ndarray]]:
+        if self.native_optimizer is None:
+            return {}
+        state = self.native_optimizer.state
+        return {
+            slot: {
+                name: to_numpy(state[param][key]) if key in state[param] else np.zeros_like(to_numpy(param))
+                for name, param in self.params.items()
+                if param.requires_grad
+            }
+            for slot, key in optim.slots(self.optimizer).items()
+        }
+
+    def _load_moments(self, snapshot: Snapshot) -> None:
+        if self.native_optimizer is None or not snapshot.moments:
+            return
+        for slot, key in optim.slots(self.optimizer).items():
+            for name, values in snapshot.moments[slot].items():
+                param = self.params[name]
+                entry = self.native_optimizer.state[param]
+                entry[key] = torch.empty_like(param.detach())
+                _copy({name: entry[key]}, {name: values})
+                if slot != "momentum":
+                    # What torch's Adam keeps beside its moments: the update count, float32 like its own.
+                    entry["step"] = torch.tensor(float(snapshot.step), device=param.device)
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """A copy on the host; bfloat16, which NumPy lacks, as float32."""
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
+    return np.array(tensor.cpu().numpy())
+
+
+@torch.no_grad()
+def _copy(targets: Mapping[str, torch.Tensor], values: Mapping[str, np.ndarray]) -> None:
+    for name, target in targets.items():
+        target.copy_(torch.from_numpy(np.ascontiguousarray(values[name])))

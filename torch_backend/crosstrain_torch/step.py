@@ -1,0 +1,317 @@
+"""The torch engine's steps: forward, backward, exact reduction, clipping, update."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.parallel import DistributedDataParallel
+
+from crosstrain.data.loader import WEIGHT
+from crosstrain.errors import DataError
+from crosstrain.loss import Loss
+from crosstrain.metrics import Metrics
+from crosstrain.objective import drop_padding, read_outputs, read_predictions
+from crosstrain.precision import Precision
+from crosstrain.random import WORD_MASK, StepRandom, seed_key, threefry2x32
+from crosstrain.step import LossFn, StepOptions
+from crosstrain_torch import optim
+from crosstrain_torch.collectives import all_gather, all_reduce
+from crosstrain_torch.ops import TorchOps
+from crosstrain_torch.precision import casts, compute_batch, compute_params, forward_scope
+from crosstrain_torch.state import TorchGradients, TorchState
+
+Batch = dict[str, torch.Tensor]
+Outputs = dict[str, Loss]
+
+
+class Runtime:
+    """What every step of one accelerator shares: precision, device, process group, seed."""
+
+    def __init__(self, precision: Precision, device: torch.device, group: Any, seed: int) -> None:
+        self.precision, self.device, self.group = precision, device, group
+        self.process_count = 1 if group is None else torch.distributed.get_world_size(group)
+        self.process_index = 0 if group is None else torch.distributed.get_rank(group)
+        self._dropout_key = seed_key(seed, "dropout")
+
+    def bind_random(self, state: TorchState, rows: torch.Tensor) -> None:
+        """Gives the model's dropout layers the randomness of this step."""
+        if not state.dropouts:
+            return
+        key = threefry2x32(self._dropout_key, state.step & WORD_MASK, 0, wrap=_wrap)
+        for dropout in state.dropouts:
+            dropout.random = StepRandom(key, rows, _wrap)
+
+    def fetch(self, outputs: Mapping[str, Loss]) -> np.ndarray:
+        """Sums and weights on the host, (n, 2). Waits."""
+        pairs = [
+            torch.as_tensor(part, dtype=torch.float64, device=self.device) for loss in outputs.values() for part in loss
+        ]
+        return torch.stack(pairs).reshape(-1, 2).cpu().numpy()
+
+    def reduce(self, outputs: Outputs) -> Outputs:
+        """Sums and weights over all processes."""
+        if self.group is None:
+            return outputs
+        dtype = torch.float64 if self.precision.loss_dtype == "float64" else torch.float32
+        parts = [torch.as_tensor(part, dtype=dtype, device=self.device) for loss in outputs.values() for part in loss]
+        total = all_reduce(torch.stack(parts), self.group).reshape(-1, 2)
+        return {name: Loss(total[index, 0], total[index, 1]) for index, name in enumerate(outputs)}
+
+    def metrics(self, outputs: Outputs, known: Mapping[str, float] | None = None) -> Metrics:
+        """Wraps outputs; nothing is copied before somebody reads."""
+        return Metrics(tuple(outputs), outputs, self.fetch, known)
+
+
+def _wrap(word: Any) -> Any:
+    return word & WORD_MASK
+
+
+class Objective(nn.Module):
+    """A loss function over models, as a module: what DDP wraps, and where parameters are substituted."""
+
+    def __init__(self, loss_fn: LossFn, model: nn.Module, others: tuple[nn.Module, ...]) -> None:
+        super().__init__()
+        self.loss_fn = loss_fn
+        self.model = model
+        self.others = nn.ModuleList(others)
+
+    def forward(self, batch: Batch) -> Any:
+        """What `loss_fn` returns."""
+        return self.loss_fn(self.model, batch, TorchOps(batch.get(WEIGHT)), *self.others)
+
+
+class Gradient:
+    """Runs a loss function forward and backward over micro-batches: leaves exact gradients in the parameters."""
+
+    def __init__(self, loss_fn: LossFn, runtime: Runtime, accumulate_steps: int = 1) -> None:
+        self._loss_fn, self._runtime, self._count = loss_fn, runtime, accumulate_steps
+        self._objectives: WeakKeyDictionary[TorchState, dict[Any, nn.Module]] = WeakKeyDictionary()
+
+    def __call__(self, state: TorchState, batch: Batch, others: tuple[TorchState, ...]) -> Outputs:
+        """Gradients of sum / weight over the global batch; returns the global sums and weights."""
+        objective = self._objective(state, others)
+        if self._count == 1 and self._runtime.group is None:
+            outputs = self._forward(objective, state, batch, others, self._rows(batch))
+            loss = outputs["loss"]
+            (loss.sum / loss.weight).backward()
+            return _detach(outputs)
+        return self._accumulate(objective, state, batch, others)
+
+    def _accumulate(
+        self, objective: nn.Module, state: TorchState, batch: Batch, others: tuple[TorchState, ...]
+    ) -> Outputs:
+        total: Outputs = {}
+        rows = self._rows(batch)
+        for index, (part, part_rows) in enumerate(self._micro_batches(batch, rows)):
+            last = index == self._count - 1
+            with contextlib.nullcontext() if last else _without_sync(objective):
+                outputs = self._forward(objective, state, part, others, part_rows)
+                outputs["loss"].sum.backward()
+            total = _add(total, _detach(outputs))
+        total = self._runtime.reduce(total)
+        # DDP averages over processes; the definition is the sum over all examples by the sum of all weights.
+        grads = state.gradient_list()
+        torch._foreach_mul_(grads, self._runtime.process_count / torch.as_tensor(total["loss"].weight))
+        return total
+
+    def _forward(
+        self,
+        objective: nn.Module,
+        state: TorchState,
+        batch: Batch,
+        others: tuple[TorchState, ...],
+        rows: torch.Tensor,
+    ) -> Outputs:
+        runtime = self._runtime
+        for owner in (state, *others):
+            runtime.bind_random(owner, rows)
+        with forward_scope(runtime.precision, runtime.device):
+            result = evaluate(objective, batch, runtime.precision, train=state, others=others)
+        loss, metrics = read_outputs(result, examples=len(rows), padded=WEIGHT in batch)
+        return {"loss": loss, **metrics}
+
+    def _rows(self, batch: Batch) -> torch.Tensor:
+        size = len(next(iter(batch.values())))
+        start = self._runtime.process_index * size
+        return torch.arange(start, start + size, device=self._runtime.device)
+
+    def _micro_batches(self, batch: Batch, rows: torch.Tensor) -> Iterator[tuple[Batch, torch.Tensor]]:
+        if len(rows) % self._count:
+            raise micro_batch_error(len(rows), self._count)
+        for index in range(self._count):
+            part = slice(index, None, self._count)
+            yield {name: values[part] for name, values in batch.items()}, rows[part]
+
+    def _objective(self, state: TorchState, others: tuple[TorchState, ...]) -> nn.Module:
+        cache = self._objectives.setdefault(state, {})
+        key = tuple(id(other) for other in others)
+        if key not in cache:
+            objective: nn.Module = Objective(self._loss_fn, state.model, tuple(other.model for other in others))
+            if self._runtime.group is not None:
+                objective = _distribute(objective, others, self._runtime)
+            cache[key] = objective
+        return cache[key]
+
+
+def micro_batch_error(examples: int, count: int) -> DataError:
+    """The error for a batch that does not split into micro-batches."""
+    return DataError(
+        f"the batch must be a multiple of accumulate_steps on every process, got {examples} examples for "
+        f"accumulate_steps={count}. Use a batch size that accumulate_steps times the data axis divides."
+    )
+
+
+def evaluate(
+    objective: nn.Module,
+    batch: Batch,
+    precision: Precision,
+    *,
+    train: TorchState | None,
+    others: tuple[TorchState, ...],
+) -> Any:
+    """Calls an objective with parameters in the compute type; models in `others` neither learn nor change."""
+    prefix = "module." if isinstance(objective, DistributedDataParallel) else ""
+    cast = casts(precision)
+    if cast:
+        batch = compute_batch(batch, precision)
+    if not cast and not others:
+        return objective(batch)
+    substituted: dict[str, torch.Tensor] = {}
+    if cast and train is not None:
+        substituted |= compute_params(train.model, precision, f"{prefix}model.")
+    for index, other in enumerate(others):
+        substituted |= _frozen(other.model, precision, f"{prefix}others.{index}.")
+    return functional_call(objective, substituted, (batch,), tie_weights=False)
+
+
+def _frozen(model: nn.Module, precision: Precision, prefix: str) -> dict[str, torch.Tensor]:
+    tensors = {f"{prefix}{name}": param for name, param in model.named_parameters(remove_duplicate=False)}
+    if casts(precision):
+        tensors |= compute_params(model, precision, prefix)
+    buffers = {f"{prefix}{name}": buffer.clone() for name, buffer in model.named_buffers(remove_duplicate=False)}
+    return {name: tensor.detach() for name, tensor in tensors.items()} | buffers
+
+
+def _distribute(objective: nn.Module, others: tuple[TorchState, ...], runtime: Runtime) -> nn.Module:
+    frozen = [param for other in others for param in other.model.parameters() if param.requires_grad]
+    for param in frozen:
+        param.requires_grad_(False)
+    try:
+        return DistributedDataParallel(
+            objective,
+            device_ids=[runtime.device] if runtime.device.type == "cuda" else None,
+            process_group=runtime.group,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+    finally:
+        for param in frozen:
+            param.requires_grad_(True)
+
+
+def _without_sync(objective: nn.Module) -> Any:
+    return objective.no_sync() if isinstance(objective, DistributedDataParallel) else contextlib.nullcontext()
+
+
+def _detach(outputs: Outputs) -> Outputs:
+    return {
+        name: Loss(*(part.detach() if torch.is_tensor(part) else part for part in loss))
+        for name, loss in outputs.items()
+    }
+
+
+def _add(total: Outputs, part: Outputs) -> Outputs:
+    if not total:
+        return part
+    return {name: Loss(total[name].sum + loss.sum, total[name].weight + loss.weight) for name, loss in part.items()}
+
+
+class TrainRun:
+    """One optimizer step; see `crosstrain.step.RunStep`."""
+
+    def __init__(self, loss_fn: LossFn, options: StepOptions, runtime: Runtime) -> None:
+        self._gradient = Gradient(loss_fn, runtime, options.accumulate_steps)
+        self._options, self._runtime = options, runtime
+
+    def __call__(self, state: TorchState, batch: Batch, rate: float, others: tuple[TorchState, ...]) -> Metrics:
+        """Forward, backward, clip, update."""
+        outputs = self._gradient(state, batch, others)
+        if self._options.wants_norm:
+            grads = state.gradient_list()
+            norm = optim.global_norm(grads)
+            outputs["grad_norm"] = Loss(norm, 1.0)
+            if self._options.clip_norm is not None:
+                optim.clip_by_global_norm(grads, norm, self._options.clip_norm)
+        state.update(rate)
+        return self._runtime.metrics(outputs, {"learning_rate": rate})
+
+
+def gradient_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch]) -> Callable[..., Any]:
+    """See `Accelerator.value_and_grad`."""
+    gradient = Gradient(loss_fn, runtime)
+
+    def run(state: TorchState, batch: Batch, *others: TorchState) -> tuple[Metrics, TorchGradients]:
+        outputs = gradient(state, to_device(batch), others)
+        return runtime.metrics(outputs), state.take_gradients()
+
+    return run
+
+
+@contextlib.contextmanager
+def evaluation(states: tuple[TorchState, ...]) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own mode comes back afterwards."""
+    modes = [(module, module.training) for state in states for module in state.model.modules()]
+    for state in states:
+        state.model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def eval_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch]) -> Callable[..., Metrics]:
+    """See `Accelerator.eval_step`."""
+
+    def run(state: TorchState, batch: Batch, *others: TorchState) -> Metrics:
+        batch = to_device(batch)
+        result = _evaluate(loss_fn, runtime, state, batch, others)
+        loss, metrics = read_outputs(result, examples=len(next(iter(batch.values()))), padded=WEIGHT in batch)
+        return runtime.metrics(runtime.reduce({"loss": loss, **metrics}))
+
+    return run
+
+
+def predict_step(
+    predict_fn: Callable[..., Any], runtime: Runtime, to_device: Callable[..., Batch]
+) -> Callable[..., dict[str, np.ndarray]]:
+    """See `Accelerator.predict_step`."""
+
+    def run(state: TorchState, batch: Batch, *others: TorchState) -> dict[str, np.ndarray]:
+        batch = to_device(batch)
+        result = _evaluate(predict_fn, runtime, state, batch, others)
+        arrays = read_predictions(result, batch, WEIGHT)
+        host = {name: (v.float() if v.dtype == torch.bfloat16 else v).cpu().numpy() for name, v in arrays.items()}
+        if runtime.group is not None:
+            host = {name: all_gather(values, runtime.group, runtime.device) for name, values in host.items()}
+        return drop_padding(host, WEIGHT)
+
+    return run
+
+
+def _evaluate(
+    function: Callable[..., Any],
+    runtime: Runtime,
+    state: TorchState,
+    batch: Batch,
+    others: tuple[TorchState, ...],
+) -> Any:
+    objective = Objective(function, state.model, tuple(other.model for other in others))
+    with evaluation((state, *others)), forward_scope(runtime.precision, runtime.device):
+        return evaluate(objective, batch, runtime.precision, train=state, others=others)
