@@ -4,9 +4,10 @@ This file is the seam. Everything below it that is said once (rates, data order,
 in core; the engines implement the abstract methods.
 """
 
+# mypy: disable-error-code="empty-body"
 import abc
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -30,6 +31,16 @@ from crosstrain.step import (
 
 if TYPE_CHECKING:
     from crosstrain.models.spec import ModelConfig
+
+    # `Accelerator("jax")` is how the class is meant to be called, which type checkers refuse for an abstract class.
+    # At run time the methods are abstract all the same: an engine that lacks one cannot be made.
+    _Method = TypeVar("_Method", bound=Callable[..., Any])
+
+    def abstractmethod(method: _Method) -> _Method:
+        """Marks what an engine has to give."""
+        return method
+else:
+    from abc import abstractmethod
 
 Platform = Literal["cpu", "gpu", "tpu"]
 
@@ -181,7 +192,7 @@ class Accelerator(abc.ABC):
         options = StepOptions(accumulate_steps=accumulate_steps, clip_norm=clip_norm, grad_norm=grad_norm)
         return TrainStep(self._train_step(loss_fn, options), self.to_device, self.nan_policy)
 
-    @abc.abstractmethod
+    @abstractmethod
     def value_and_grad(self, loss_fn: LossFn) -> GradientStep:
         """One level below `train_step`, for custom loops: `(state, batch, *others) -> (metrics, gradients)`.
 
@@ -189,11 +200,11 @@ class Accelerator(abc.ABC):
         `ops`; they are not trained and their buffers do not change.
         """
 
-    @abc.abstractmethod
+    @abstractmethod
     def eval_step(self, loss_fn: LossFn) -> EvalStep:
         """Compiles `(state, batch, *others) -> Metrics` with the model in evaluation mode and no gradients."""
 
-    @abc.abstractmethod
+    @abstractmethod
     def predict_step(self, predict_fn: Callable[..., Any]) -> PredictStep:
         """Compiles `predict_fn(model, batch, ops)` to `(state, batch, *others) -> dict of NumPy arrays`.
 
@@ -233,45 +244,45 @@ class Accelerator(abc.ABC):
     device_count: int
     _array_type: type
 
-    @abc.abstractmethod
+    @abstractmethod
     def wait_for_everyone(self) -> None:
         """Returns once every process has called it."""
 
-    @abc.abstractmethod
+    @abstractmethod
     def synchronize(self) -> None:
         """Returns once all work that was sent to this process's devices is done. For timing."""
 
-    @abc.abstractmethod
+    @abstractmethod
     def describe(self) -> dict[str, str]:
         """Framework versions, devices and processes, for `crosstrain env` and reports."""
 
-    @abc.abstractmethod
+    @abstractmethod
     def close(self) -> None:
         """Leaves the process group, after the others have come so far. Call it once, at the end of the script."""
 
-    @abc.abstractmethod
+    @abstractmethod
     def _open(self, platform: Platform | None) -> None:
         """Finds devices and processes: sets `process_index`, `process_count`, `device_count`, `_array_type`."""
 
-    @abc.abstractmethod
+    @abstractmethod
     def _build_mesh(self) -> None:
         """Makes the native mesh from `mesh_sizes`."""
 
-    @abc.abstractmethod
+    @abstractmethod
     def _prepare(self, model: Any, optimizer: OptimizerSpec | None) -> TrainState: ...
 
-    @abc.abstractmethod
+    @abstractmethod
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Places this process's part of a global batch, split over the data axis."""
 
-    @abc.abstractmethod
+    @abstractmethod
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep: ...
 
-    @abc.abstractmethod
+    @abstractmethod
     def _build_model(self, config: "ModelConfig", weights: Mapping[str, np.ndarray]) -> Any:
         """The paired model of `config`, with `weights` (canonical names and layout, float64)."""
 
-    @abc.abstractmethod
+    @abstractmethod
     def _is_native_model(self, model: Any) -> bool: ...
 
     def _check_model(self, model: Any) -> None:
