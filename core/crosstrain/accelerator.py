@@ -15,7 +15,7 @@ from crosstrain import backends
 from crosstrain.data.loader import Loader, LoaderSpec, Placement
 from crosstrain.errors import ConfigError, ModelError
 from crosstrain.mesh import MeshSpec
-from crosstrain.optim import OptimizerSpec
+from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.precision import Precision
 from crosstrain.state import TrainState
 from crosstrain.step import (
@@ -98,13 +98,16 @@ class Accelerator(abc.ABC):
 
     # What a training script calls.
 
-    def prepare(self, model: Any, optimizer: OptimizerSpec | None = None) -> TrainState:
+    def prepare(
+        self, model: Any, optimizer: OptimizerSpec | None = None, *, average: Averaging | None = None
+    ) -> TrainState:
         """Places a native model on the devices and gives it an optimizer.
 
         Args:
             model: a `flax.nnx.Module` on JAX, a `torch.nn.Module` on torch. JAX copies its arrays; torch trains
                 the module itself.
             optimizer: None for a state that is only evaluated.
+            average: `ct.ema(...)` or `ct.swa(...)`: an average of the weights that every step updates.
 
         Raises:
             ModelError: the model belongs to another framework.
@@ -116,7 +119,7 @@ class Accelerator(abc.ABC):
                 f"optimizer must be an OptimizerSpec, got {type(optimizer).__name__}. "
                 "Use ct.sgd, ct.adam or ct.adamw; the engine builds the native optimizer from it."
             )
-        return self._prepare(model, optimizer)
+        return self._prepare(model, optimizer, average)
 
     def loader(
         self,
@@ -201,15 +204,18 @@ class Accelerator(abc.ABC):
         """
 
     @abstractmethod
-    def eval_step(self, loss_fn: LossFn) -> EvalStep:
-        """Compiles `(state, batch, *others) -> Metrics` with the model in evaluation mode and no gradients."""
+    def eval_step(self, loss_fn: LossFn, *, averaged: bool = False) -> EvalStep:
+        """Compiles `(state, batch, *others) -> Metrics` with the model in evaluation mode and no gradients.
+
+        `averaged` evaluates the averaged weights; the state must have been prepared with `average`.
+        """
 
     @abstractmethod
-    def predict_step(self, predict_fn: Callable[..., Any]) -> PredictStep:
+    def predict_step(self, predict_fn: Callable[..., Any], *, averaged: bool = False) -> PredictStep:
         """Compiles `predict_fn(model, batch, ops)` to `(state, batch, *others) -> dict of NumPy arrays`.
 
         `predict_fn` returns an array of shape (B, ...) or a dict of such. Padded examples are removed, and every
-        process receives the examples of all, in the order of the global batch.
+        process receives the examples of all, in the order of the global batch. `averaged` as in `eval_step`.
         """
 
     def to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -269,7 +275,7 @@ class Accelerator(abc.ABC):
         """Makes the native mesh from `mesh_sizes`."""
 
     @abstractmethod
-    def _prepare(self, model: Any, optimizer: OptimizerSpec | None) -> TrainState: ...
+    def _prepare(self, model: Any, optimizer: OptimizerSpec | None, average: Averaging | None) -> TrainState: ...
 
     @abstractmethod
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:

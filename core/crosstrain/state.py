@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from crosstrain.errors import ConfigError
-from crosstrain.optim import OptimizerSpec
+from crosstrain.optim import Averaging, OptimizerSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,13 +19,15 @@ class Snapshot:
         step: how many optimizer steps the state had taken.
         params: canonical name -> value, canonical layout, in the type of the parameter.
         buffers: the same for what is not trained but belongs to the model (running statistics).
-        moments: slot (`momentum`, `first_moment`, `second_moment`) -> canonical name -> value.
+        moments: slot (`momentum`, `first_moment`, `second_moment`, ...) -> canonical name -> value.
+        averages: the averaged weights, where the state keeps an average.
     """
 
     step: int
     params: Mapping[str, np.ndarray]
     buffers: Mapping[str, np.ndarray]
     moments: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    averages: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Gradients(abc.ABC):
@@ -47,8 +49,8 @@ class TrainState(abc.ABC):
     always shows the present. Whoever wants the past takes a `snapshot`.
     """
 
-    def __init__(self, optimizer: OptimizerSpec | None) -> None:
-        self._optimizer = optimizer
+    def __init__(self, optimizer: OptimizerSpec | None, average: Averaging | None) -> None:
+        self._optimizer, self._average = optimizer, average
         self._step = 0
 
     @property
@@ -75,6 +77,23 @@ class TrainState(abc.ABC):
         """The rate of the next optimizer step."""
         return self.optimizer.learning_rate(self._step)
 
+    def require_average(self, averaged: bool) -> None:
+        """Refuses `averaged` evaluation of a state that keeps no average.
+
+        Raises:
+            ConfigError: says how to keep one.
+        """
+        if averaged and self._average is None:
+            raise ConfigError(
+                "averaged=True needs a state that keeps an average, got one without. "
+                "Prepare it with one: accelerator.prepare(model, optimizer, average=ct.ema(0.999))."
+            )
+
+    def hyper(self) -> tuple[float, float, float]:
+        """What the next step is given as data: rate, momentum, share of the new weights in the average."""
+        average = 0.0 if self._average is None else self._average.weight(self._step)
+        return *self.optimizer.hyper(self._step), average
+
     @property
     @abc.abstractmethod
     def model(self) -> Any:
@@ -96,9 +115,9 @@ class TrainState(abc.ABC):
 
     @abc.abstractmethod
     def load(self, snapshot: Snapshot) -> None:
-        """Replaces weights, buffers, moments and step by those of a snapshot of either engine.
+        """Replaces weights, buffers, moments, averages and step by those of a snapshot of either engine.
 
-        Moments are replaced when the snapshot has any.
+        Moments and averages are replaced when the snapshot has any.
 
         Raises:
             ConfigError: names or shapes that this model or its optimizer does not have.

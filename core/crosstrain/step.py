@@ -41,11 +41,15 @@ class StepOptions:
         return self.grad_norm or self.clip_norm is not None
 
 
+StepHyper = tuple[float, float, float]
+"""Rate, momentum, share of the new weights in the average."""
+
+
 class RunStep(Protocol):
     """An engine's compiled step: updates `state` in place, except for its step count."""
 
-    def __call__(self, state: Any, batch: dict[str, Any], rate: float, others: tuple[Any, ...]) -> Metrics:
-        """Takes one optimizer step at `rate`."""
+    def __call__(self, state: Any, batch: dict[str, Any], hyper: StepHyper, others: tuple[Any, ...]) -> Metrics:
+        """Takes one optimizer step with the numbers of `TrainState.hyper`."""
         ...
 
 
@@ -112,7 +116,7 @@ class TrainStep:
             LossError: `loss_fn` returned no scalar.
             NonFiniteLossError: the loss of the step *before* was not finite and the policy is `raise`.
         """
-        metrics = self._run(state, self._to_device(batch), state.learning_rate, others)
+        metrics = self._run(state, self._to_device(batch), state.hyper(), others)
         if self._guard is not None:
             self._guard.watch(state.step, metrics)
         state._step += 1

@@ -12,9 +12,9 @@ from flax import nnx
 from crosstrain.accelerator import Accelerator, Platform
 from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
-from crosstrain.optim import OptimizerSpec
+from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
-from crosstrain_jax import models, sharding, step
+from crosstrain_jax import evaluation, models, objective, sharding, step
 from crosstrain_jax.collectives import barrier
 from crosstrain_jax.precision import param_dtype, scope
 from crosstrain_jax.state import JaxState, LayoutCache
@@ -30,13 +30,13 @@ class JaxAccelerator(Accelerator):
         """See `crosstrain.Accelerator`."""
         return step.gradient_step(loss_fn, self._runtime, self.to_device)
 
-    def eval_step(self, loss_fn: LossFn) -> EvalStep:
+    def eval_step(self, loss_fn: LossFn, *, averaged: bool = False) -> EvalStep:
         """See `crosstrain.Accelerator`."""
-        return step.eval_step(loss_fn, self._runtime, self.to_device)
+        return evaluation.eval_step(loss_fn, self._runtime, self.to_device, averaged)
 
-    def predict_step(self, predict_fn: Callable[..., Any]) -> PredictStep:
+    def predict_step(self, predict_fn: Callable[..., Any], *, averaged: bool = False) -> PredictStep:
         """See `crosstrain.Accelerator`."""
-        return step.predict_step(predict_fn, self._runtime, self.to_device)
+        return evaluation.predict_step(predict_fn, self._runtime, self.to_device, averaged)
 
     def wait_for_everyone(self) -> None:
         """See `crosstrain.Accelerator`."""
@@ -78,10 +78,10 @@ class JaxAccelerator(Accelerator):
 
     def _build_mesh(self) -> None:
         self.mesh = sharding.build_mesh(self._devices, self.mesh_sizes)
-        self._runtime = step.Runtime(self.precision, self.mesh, self.seed)
+        self._runtime = objective.Runtime(self.precision, self.mesh, self.seed)
 
-    def _prepare(self, model: nnx.Module, optimizer: OptimizerSpec | None) -> JaxState:
-        return JaxState(model, optimizer, precision=self.precision, mesh=self.mesh, layouts=self._layouts)
+    def _prepare(self, model: nnx.Module, optimizer: OptimizerSpec | None, average: Averaging | None) -> JaxState:
+        return JaxState(model, optimizer, average, precision=self.precision, mesh=self.mesh, layouts=self._layouts)
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         with scope(self.precision):

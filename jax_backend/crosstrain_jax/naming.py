@@ -20,15 +20,24 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from crosstrain.optim import Role
+
 _NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm)
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One variable: its canonical name, and the permutation of dimensions from flax's layout to the canonical one."""
+    """One variable.
+
+    Attributes:
+        name: the canonical one.
+        axes: the permutation of dimensions from flax's layout to the canonical one.
+        role: what it is, for weight decay and groups.
+    """
 
     name: str
     axes: tuple[int, ...]
+    role: Role
 
     def to_canonical(self, values: np.ndarray) -> np.ndarray:
         """From flax's layout."""
@@ -66,4 +75,12 @@ def _leaf(path: tuple[Any, ...], ndim: int, owner: Any) -> Leaf:
         name = "weight"
     if last in ("mean", "var") and (isinstance(owner, nnx.BatchNorm) or getattr(owner, "canonical_norm", False)):
         name = f"running_{last}"
-    return Leaf(".".join([*prefix, name]), axes)
+    return Leaf(".".join([*prefix, name]), axes, _role(owner, last))
+
+
+def _role(owner: Any, name: str) -> Role:
+    if isinstance(owner, _NORMS) or getattr(owner, "canonical_norm", False):
+        return "norm"
+    if name == "bias":
+        return "bias"
+    return "embedding" if isinstance(owner, nnx.Embed) else "weight"

@@ -1,83 +1,128 @@
 """optax transformations from specs, and the canonical names of their moments.
 
-The transformation gives a direction; the step multiplies it by the rate, which arrives as data.
+A rule gives a direction; the step multiplies it by the rate. Rate and momentum arrive as data, so rules are made anew
+inside every trace, around the traced momentum.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from crosstrain.errors import ConfigError
-from crosstrain.optim import Adam, AdamW, OptimizerSpec, Sgd
+from crosstrain.optim import Adam, AdamW, OptimizerSpec, ParamSettings, Sgd
 
 Leaves = tuple[jax.Array, ...]
+Transformation: TypeAlias = optax.GradientTransformation
 
 
-def build(spec: OptimizerSpec) -> optax.GradientTransformation:
-    """The optax transformation of a spec, without the rate.
+class Optimizer(NamedTuple):
+    """A spec over the parameters of one model.
+
+    Attributes:
+        spec: the numbers.
+        settings: what holds for each parameter, in the order of the leaves.
+    """
+
+    spec: OptimizerSpec
+    settings: tuple[ParamSettings, ...]
+
+    def transformation(self, momentum: Any) -> Transformation:
+        """The optax transformation from gradients to directions, with this momentum."""
+        return _RULES[type(self.spec)](self.spec, momentum, _decay(self.settings))
+
+    def init(self, params: Leaves) -> Any:
+        """Moments before the first step."""
+        return self.transformation(self.spec.momentum_at(0)).init(params)
+
+    def update(self, params: Leaves, state: Any, grads: Leaves, rate: Any, momentum: Any) -> tuple[Leaves, Any]:
+        """One update inside a compiled step: p = p - rate * scale * direction."""
+        directions, state = self.transformation(momentum).update(grads, state, params)
+        new = tuple(
+            p - (rate * each.rate_scale).astype(p.dtype) * u
+            for p, u, each in zip(params, directions, self.settings, strict=True)
+        )
+        return new, state
+
+
+def build(spec: OptimizerSpec, names: Sequence[Any]) -> Optimizer:
+    """A spec over parameters with these names and roles.
 
     Raises:
         ConfigError: a spec this engine does not know.
     """
-    if type(spec) not in _BUILDERS:
-        raise ConfigError(f"optimizer must be one of {_known()} on the jax engine, got {type(spec).__name__}.")
-    return _BUILDERS[type(spec)](spec)
+    if type(spec) not in _RULES:
+        known = ", ".join(kind.__name__ for kind in _RULES)
+        raise ConfigError(f"optimizer must be one of {known} on the jax engine, got {type(spec).__name__}.")
+    return Optimizer(spec, tuple(spec.settings(leaf.name, leaf.role) for leaf in names))
 
 
-def slots(opt_state: Any) -> dict[str, Leaves]:
-    """Canonical slot -> one leaf per parameter, found in a chain of optax states."""
-    found: dict[str, Leaves] = {}
-    for part in opt_state:
-        if isinstance(part, optax.TraceState):
-            found["momentum"] = part.trace
-        elif isinstance(part, optax.ScaleByAdamState):
-            found |= {"first_moment": part.mu, "second_moment": part.nu}
-    return found
+def _sgd(spec: Sgd, momentum: Any, decay: Transformation) -> Transformation:
+    return optax.chain(decay, optax.trace(momentum, nesterov=spec.nesterov) if spec.momentum != 0 else optax.identity())
 
 
-def with_slots(opt_state: Any, values: dict[str, Leaves], step: int) -> Any:
-    """The chain of optax states with its moments replaced, `step` updates old."""
-    return tuple(_with_slots(part, values, step) for part in opt_state)
+def _adam(spec: Adam, momentum: Any, decay: Transformation) -> Transformation:
+    return optax.chain(decay, _scale_by_adam(spec, momentum))
 
 
-def _with_slots(part: Any, values: dict[str, Leaves], step: int) -> Any:
-    if isinstance(part, optax.TraceState):
-        return part._replace(trace=values["momentum"])
-    if isinstance(part, optax.ScaleByAdamState):
-        count = jnp.asarray(step, part.count.dtype)
-        return part._replace(count=count, mu=values["first_moment"], nu=values["second_moment"])
-    return part
+def _adamw(spec: AdamW, momentum: Any, decay: Transformation) -> Transformation:
+    return optax.chain(_scale_by_adam(spec, momentum), decay)
 
 
-def _sgd(spec: Any) -> optax.GradientTransformation:
-    momentum = [optax.trace(spec.momentum, nesterov=spec.nesterov)] if spec.momentum else []
-    return optax.chain(optax.identity(), *_coupled_decay(spec), *momentum)
+def _scale_by_adam(spec: Adam, momentum: Any) -> Transformation:
+    return optax.scale_by_adam(momentum, spec.betas[1], eps=spec.eps)
 
 
-def _adam(spec: Any) -> optax.GradientTransformation:
-    return optax.chain(*_coupled_decay(spec), optax.scale_by_adam(*spec.betas, eps=spec.eps))
+def _decay(settings: Sequence[ParamSettings]) -> Transformation:
+    """u + weight_decay p, with each parameter's own coefficient."""
+
+    def add(updates: Leaves, params: Leaves | None) -> Leaves:
+        assert params is not None
+        return tuple(
+            u + each.weight_decay * p if each.weight_decay else u
+            for u, p, each in zip(updates, params, settings, strict=True)
+        )
+
+    return optax.stateless(add)
 
 
-def _adamw(spec: Any) -> optax.GradientTransformation:
-    return optax.chain(optax.scale_by_adam(*spec.betas, eps=spec.eps), optax.add_decayed_weights(spec.weight_decay))
-
-
-def _coupled_decay(spec: OptimizerSpec) -> list[optax.GradientTransformation]:
-    return [optax.add_decayed_weights(spec.weight_decay)] if spec.weight_decay else []
-
-
-_BUILDERS: dict[type[OptimizerSpec], Callable[[Any], optax.GradientTransformation]] = {
+_RULES: Mapping[type[OptimizerSpec], Callable[[Any, Any, Transformation], Transformation]] = {
     Sgd: _sgd,
     Adam: _adam,
     AdamW: _adamw,
 }
 
 
-def _known() -> str:
-    return ", ".join(spec.__name__ for spec in _BUILDERS)
+def slots(opt_state: Any) -> dict[str, Leaves]:
+    """Canonical slot -> one leaf per parameter, found in a chain of optax states."""
+    found: dict[str, Leaves] = {}
+    for part in opt_state:
+        found |= {slot: getattr(part, field) for slot, field in _fields(part).items()}
+    return found
+
+
+def with_slots(opt_state: Any, values: Mapping[str, Leaves], step: int) -> Any:
+    """The chain of optax states with its moments replaced, `step` updates old."""
+    return tuple(_with_slots(part, values, step) for part in opt_state)
+
+
+def _with_slots(part: Any, values: Mapping[str, Leaves], step: int) -> Any:
+    fields = {field: values[slot] for slot, field in _fields(part).items()}
+    if "count" in getattr(part, "_fields", ()):
+        fields["count"] = jnp.asarray(step, part.count.dtype)
+    return part._replace(**fields) if fields else part
+
+
+def _fields(part: Any) -> Mapping[str, str]:
+    return _SLOTS.get(type(part), {})
+
+
+_SLOTS: Mapping[type, Mapping[str, str]] = {
+    optax.TraceState: {"momentum": "trace"},
+    optax.ScaleByAdamState: {"first_moment": "mu", "second_moment": "nu"},
+}
 
 
 def global_norm(grads: Leaves) -> jax.Array:
@@ -89,3 +134,8 @@ def clip_by_global_norm(grads: Leaves, norm: jax.Array, clip_norm: float) -> Lea
     """g = g min(1, clip_norm / norm) (Pascanu et al. 2013)."""
     scale = jnp.minimum(clip_norm / norm, 1.0)
     return tuple(grad * scale.astype(grad.dtype) for grad in grads)
+
+
+def update_average(averages: Leaves, params: Leaves, weight: Any) -> Leaves:
+    """a = a + weight (p - a); nothing where no average is kept."""
+    return tuple(a + weight.astype(a.dtype) * (p - a) for a, p in zip(averages, params, strict=False))

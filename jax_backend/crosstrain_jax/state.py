@@ -11,11 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from crosstrain.optim import OptimizerSpec
+from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.precision import Precision
 from crosstrain.state import Gradients, Snapshot, TrainState, check_names
 from crosstrain_jax import naming, optim, sharding
@@ -35,9 +34,18 @@ class Layout:
     buffers_tree: Any
     params: list[naming.Leaf]
     buffers: list[naming.Leaf]
-    transformation: optax.GradientTransformation | None
+    optimizer: optim.Optimizer | None
     moments_tree: Any
     applied: dict[Any, Callable[..., Any]] = field(default_factory=dict)
+
+    def update(
+        self, params: Leaves, moments: Leaves, averages: Leaves, grads: Leaves, hyper: Any
+    ) -> tuple[Leaves, Leaves, Leaves]:
+        """One optimizer update inside a compiled step, then the average; `hyper` is `TrainState.hyper` as an array."""
+        assert self.optimizer is not None
+        state = jax.tree.unflatten(self.moments_tree, moments)
+        params, state = self.optimizer.update(params, state, grads, hyper[0], hyper[1])
+        return params, tuple(jax.tree.leaves(state)), optim.update_average(averages, params, hyper[2])
 
     def merge(self, params: Sequence[Any], buffers: Sequence[Any], *, train: bool) -> nnx.Module:
         """A model made of these arrays."""
@@ -88,12 +96,13 @@ class JaxState(TrainState):
         self,
         model: nnx.Module,
         optimizer: OptimizerSpec | None,
+        average: Averaging | None = None,
         *,
         precision: Precision,
         mesh: Mesh,
         layouts: LayoutCache,
     ) -> None:
-        super().__init__(optimizer)
+        super().__init__(optimizer, average)
         self._precision = precision
         self._sharding = sharding.replicated(mesh)
         with scope(precision):
@@ -103,9 +112,11 @@ class JaxState(TrainState):
             self.params: Leaves = tuple(self._place(leaf, dtype) for leaf in jax.tree.leaves(params))
             self.buffers: Leaves = tuple(self._place(leaf, dtype) for leaf in jax.tree.leaves(buffers))
             self.moments: Leaves = ()
-            if self.layout.transformation is not None:
-                moments = jax.tree.leaves(self.layout.transformation.init(self.params))
+            if self.layout.optimizer is not None:
+                moments = jax.tree.leaves(self.layout.optimizer.init(self.params))
                 self.moments = tuple(self._place(leaf, leaf.dtype) for leaf in moments)
+            kept = self.params if average is not None else ()
+            self.averages: Leaves = tuple(self._place(leaf, leaf.dtype) for leaf in kept)
             self.count = self._place(jnp.uint32(0), jnp.uint32)
 
     @property
@@ -121,12 +132,12 @@ class JaxState(TrainState):
     def apply_gradients(self, gradients: Gradients, *, clip_norm: float | None = None) -> None:
         """See `crosstrain.TrainState`."""
         assert isinstance(gradients, JaxGradients)
-        rate = np.asarray(self.learning_rate, param_dtype(self._precision))
+        hyper = np.asarray(self.hyper(), param_dtype(self._precision))
         if clip_norm not in self.layout.applied:
             self.layout.applied[clip_norm] = self._compile_apply(clip_norm)
         with scope(self._precision):
-            self.params, self.moments, self.count = self.layout.applied[clip_norm](
-                self.params, self.moments, self.count, gradients.leaves, rate
+            self.params, self.moments, self.averages, self.count = self.layout.applied[clip_norm](
+                self.params, self.moments, self.averages, self.count, gradients.leaves, hyper
             )
         self._step += 1
 
@@ -140,6 +151,7 @@ class JaxState(TrainState):
             moments={
                 slot: to_canonical(layout.params, leaves) for slot, leaves in optim.slots(self._moment_states()).items()
             },
+            averages=to_canonical(layout.params, self.averages) if self.averages else {},
         )
 
     def load(self, snapshot: Snapshot) -> None:
@@ -156,21 +168,24 @@ class JaxState(TrainState):
                 placed.get(leaf, old) for leaf, old in zip(self.layout.buffers, self.buffers, strict=True)
             )
             self._load_moments(snapshot)
+            if snapshot.averages and self.averages:
+                check_names("averages", self.parameter_shapes, snapshot.averages)
+                self.averages = self._from_canonical(self.layout.params, self.averages, snapshot.averages)
             self.count = self._place(jnp.uint32(snapshot.step), jnp.uint32)
         self._step = snapshot.step
 
     def _compile_apply(self, clip_norm: float | None) -> Callable[..., Any]:
         layout = self.layout
 
-        def apply(params: Leaves, moments: Leaves, count: Any, grads: Leaves, rate: Any) -> Any:
+        def apply(params: Leaves, moments: Leaves, averages: Leaves, count: Any, grads: Leaves, hyper: Any) -> Any:
             if clip_norm is not None:
                 grads = optim.clip_by_global_norm(grads, optim.global_norm(grads), clip_norm)
-            return *update(layout, params, moments, grads, rate), count + 1
+            return *layout.update(params, moments, averages, grads, hyper), count + 1
 
-        return jax.jit(apply, donate_argnums=(0, 1, 2), out_shardings=self._sharding)
+        return jax.jit(apply, donate_argnums=(0, 1, 2, 3), out_shardings=self._sharding)
 
     def _moment_states(self) -> Any:
-        if self.layout.transformation is None:
+        if self.layout.optimizer is None:
             return ()
         return jax.tree.unflatten(self.layout.moments_tree, self.moments)
 
@@ -202,16 +217,6 @@ class JaxState(TrainState):
         return jax.device_put(leaf, self._sharding, may_alias=False)
 
 
-def update(layout: Layout, params: Leaves, moments: Leaves, grads: Leaves, rate: Any) -> tuple[Leaves, Leaves]:
-    """One optimizer update inside a compiled step: p = p - rate * direction."""
-    transformation = layout.transformation
-    assert transformation is not None
-    state = jax.tree.unflatten(layout.moments_tree, moments)
-    directions, state = transformation.update(grads, state, params)
-    new = tuple(p - rate.astype(p.dtype) * u for p, u in zip(params, directions, strict=True))
-    return new, tuple(jax.tree.leaves(state))
-
-
 def to_canonical(names: list[naming.Leaf], leaves: Sequence[jax.Array]) -> dict[str, np.ndarray]:
     """Copies on the host by canonical name; bfloat16, which NumPy lacks, as float32."""
     host = jax.device_get(list(leaves))
@@ -234,17 +239,17 @@ def _layout(model: nnx.Module, optimizer: OptimizerSpec | None) -> Layout:
     evaluation = nnx.split(model, nnx.Param, ...)[0]
     model.train()
     train, params, buffers = nnx.split(model, nnx.Param, ...)
-    transformation = optim.build(optimizer) if optimizer is not None else None
-    shapes = tuple(jax.tree.leaves(params))
-    moments = jax.eval_shape(transformation.init, shapes) if transformation is not None else ()
+    names = naming.leaves(model, nnx.Param)
+    built = optim.build(optimizer, names) if optimizer is not None else None
+    moments = jax.eval_shape(built.init, tuple(jax.tree.leaves(params))) if built is not None else ()
     return Layout(
         train=train,
         evaluation=evaluation,
         params_tree=jax.tree.structure(params),
         buffers_tree=jax.tree.structure(buffers),
-        params=naming.leaves(model, nnx.Param),
+        params=names,
         buffers=naming.leaves(model, nnx.Not(nnx.Param)),
-        transformation=transformation,
+        optimizer=built,
         moments_tree=jax.tree.structure(moments),
     )
 

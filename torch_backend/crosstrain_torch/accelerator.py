@@ -11,9 +11,9 @@ from torch import nn
 
 from crosstrain.accelerator import Accelerator, Platform
 from crosstrain.models.spec import ModelConfig
-from crosstrain.optim import OptimizerSpec
+from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
-from crosstrain_torch import models, sharding, step
+from crosstrain_torch import evaluation, models, sharding, step
 from crosstrain_torch.collectives import barrier
 from crosstrain_torch.precision import param_dtype
 from crosstrain_torch.state import TorchState
@@ -30,13 +30,13 @@ class TorchAccelerator(Accelerator):
         """See `crosstrain.Accelerator`."""
         return step.gradient_step(loss_fn, self._runtime, self.to_device)
 
-    def eval_step(self, loss_fn: LossFn) -> EvalStep:
+    def eval_step(self, loss_fn: LossFn, *, averaged: bool = False) -> EvalStep:
         """See `crosstrain.Accelerator`."""
-        return step.eval_step(loss_fn, self._runtime, self.to_device)
+        return evaluation.eval_step(loss_fn, self._runtime, self.to_device, averaged)
 
-    def predict_step(self, predict_fn: Callable[..., Any]) -> PredictStep:
+    def predict_step(self, predict_fn: Callable[..., Any], *, averaged: bool = False) -> PredictStep:
         """See `crosstrain.Accelerator`."""
-        return step.predict_step(predict_fn, self._runtime, self.to_device)
+        return evaluation.predict_step(predict_fn, self._runtime, self.to_device, averaged)
 
     def wait_for_everyone(self) -> None:
         """See `crosstrain.Accelerator`."""
@@ -77,8 +77,8 @@ class TorchAccelerator(Accelerator):
     def _build_mesh(self) -> None:
         self._runtime = step.Runtime(self.precision, self.device, self._group, self.seed)
 
-    def _prepare(self, model: nn.Module, optimizer: OptimizerSpec | None) -> TorchState:
-        return TorchState(model, optimizer, precision=self.precision, device=self.device, group=self._group)
+    def _prepare(self, model: nn.Module, optimizer: OptimizerSpec | None, average: Averaging | None) -> TorchState:
+        return TorchState(model, optimizer, average, precision=self.precision, device=self.device, group=self._group)
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         tensors = {

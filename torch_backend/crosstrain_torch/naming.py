@@ -1,8 +1,12 @@
 """Canonical names of a torch model: torch's own, so there is little to do."""
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from crosstrain.optim import Role
 
 _LEFT_OUT = ("num_batches_tracked",)
+_NORMS = (_NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 
 
 def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -16,3 +20,20 @@ def buffers(model: nn.Module) -> dict[str, Tensor]:
     return {
         name: buffer for name, buffer in model.named_buffers() if name in persistent and not name.endswith(_LEFT_OUT)
     }
+
+
+def roles(model: nn.Module) -> dict[str, Role]:
+    """Canonical name -> what the parameter is, for weight decay and groups."""
+    return {
+        f"{prefix}.{name}" if prefix else name: _role(module, name)
+        for prefix, module in model.named_modules()
+        for name, _ in module.named_parameters(recurse=False)
+    }
+
+
+def _role(owner: nn.Module, name: str) -> Role:
+    if isinstance(owner, _NORMS) or getattr(owner, "canonical_norm", False):
+        return "norm"
+    if name == "bias":
+        return "bias"
+    return "embedding" if isinstance(owner, nn.Embedding) else "weight"

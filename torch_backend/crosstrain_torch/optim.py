@@ -1,75 +1,109 @@
 """Native torch optimizers from specs, and the canonical names of their moments."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from crosstrain.errors import ConfigError
 from crosstrain.optim import Adam, AdamW, OptimizerSpec, Sgd
+from crosstrain_torch import naming
+
+Groups = list[dict[str, Any]]
 
 
-def build(spec: OptimizerSpec, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The torch.optim optimizer of a spec, fused; its rate is set before every step.
+class _Rule(NamedTuple):
+    """How one kind of spec becomes a torch optimizer.
+
+    Attributes:
+        build: spec and parameter groups (with `weight_decay` set) -> optimizer.
+        slots: canonical slot -> torch's key in `optimizer.state[param]`.
+        set_momentum: puts this step's momentum into a group; None where there is none.
+    """
+
+    build: Callable[[Any, Groups], torch.optim.Optimizer]
+    slots: Callable[[Any], dict[str, str]]
+    set_momentum: Callable[[dict[str, Any], float], None] | None
+
+
+def build(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimizer:
+    """The torch optimizer of a spec over a model's trained parameters; its rate is set before every step.
 
     Raises:
         ConfigError: a spec this engine does not know.
     """
-    if type(spec) not in _BUILDERS:
-        raise ConfigError(f"optimizer must be one of {_known()} on the torch engine, got {type(spec).__name__}.")
-    # A rate of 0 until the first step sets it; torch refuses none.
-    return _BUILDERS[type(spec)][0](spec, list(params))
+    if type(spec) not in _RULES:
+        known = ", ".join(kind.__name__ for kind in _RULES)
+        raise ConfigError(f"optimizer must be one of {known} on the torch engine, got {type(spec).__name__}.")
+    groups: dict[Any, list[nn.Parameter]] = {}
+    roles = naming.roles(model)
+    for name, param in naming.parameters(model).items():
+        if param.requires_grad:
+            groups.setdefault(spec.settings(name, roles[name]), []).append(param)
+    return _RULES[type(spec)].build(
+        spec,
+        [
+            {"params": params, "weight_decay": settings.weight_decay, "rate_scale": settings.rate_scale}
+            for settings, params in groups.items()
+        ],
+    )
 
 
 def slots(spec: OptimizerSpec) -> dict[str, str]:
     """Canonical slot -> torch's key in `optimizer.state[param]`."""
-    return _BUILDERS[type(spec)][1](spec)
+    return _RULES[type(spec)].slots(spec)
 
 
-def _sgd(spec: Any, params: list[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        params,
-        lr=0.0,
-        momentum=spec.momentum,
-        nesterov=spec.nesterov,
-        weight_decay=spec.weight_decay,
-        fused=True,
-    )
+def set_hyper(spec: OptimizerSpec, optimizer: torch.optim.Optimizer, rate: float, momentum: float) -> None:
+    """Gives the next update its numbers."""
+    set_momentum = _RULES[type(spec)].set_momentum
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate_scale"]
+        if set_momentum is not None:
+            set_momentum(group, momentum)
 
 
-def _adam(spec: Any, params: list[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.Adam(params, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True)
+# Every rate starts at 0: the step sets it.
 
 
-def _adamw(spec: Any, params: list[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(params, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True)
+def _sgd(spec: Sgd, groups: Groups) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=0.0, momentum=spec.momentum_at(0), nesterov=spec.nesterov, fused=True)
+
+
+def _adam(spec: Adam, groups: Groups) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, lr=0.0, betas=_betas(spec), eps=spec.eps, fused=True)
+
+
+def _adamw(spec: AdamW, groups: Groups) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=0.0, betas=_betas(spec), eps=spec.eps, fused=True)
+
+
+def _betas(spec: Adam) -> tuple[float, float]:
+    return spec.momentum_at(0), spec.betas[1]
 
 
 def _adam_slots(spec: Any) -> dict[str, str]:
     return {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 
 
-def _sgd_slots(spec: Any) -> dict[str, str]:
-    return {"momentum": "momentum_buffer"} if spec.momentum else {}
+def _sgd_slots(spec: Sgd) -> dict[str, str]:
+    return {"momentum": "momentum_buffer"} if spec.momentum != 0 else {}
 
 
-_Builder = Callable[[Any, list[nn.Parameter]], torch.optim.Optimizer]
-_BUILDERS: dict[type[OptimizerSpec], tuple[_Builder, Callable[[Any], dict[str, str]]]] = {
-    Sgd: (_sgd, _sgd_slots),
-    Adam: (_adam, _adam_slots),
-    AdamW: (_adamw, _adam_slots),
+def _set_momentum(group: dict[str, Any], momentum: float) -> None:
+    group["momentum"] = momentum
+
+
+def _set_beta1(group: dict[str, Any], momentum: float) -> None:
+    group["betas"] = (momentum, *group["betas"][1:])
+
+
+_RULES: Mapping[type[OptimizerSpec], _Rule] = {
+    Sgd: _Rule(_sgd, _sgd_slots, _set_momentum),
+    Adam: _Rule(_adam, _adam_slots, _set_beta1),
+    AdamW: _Rule(_adamw, _adam_slots, _set_beta1),
 }
-
-
-def _known() -> str:
-    return ", ".join(spec.__name__ for spec in _BUILDERS)
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives the next update its rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 def global_norm(grads: list[torch.Tensor]) -> torch.Tensor:
@@ -79,5 +113,9 @@ def global_norm(grads: list[torch.Tensor]) -> torch.Tensor:
 
 def clip_by_global_norm(grads: list[torch.Tensor], norm: torch.Tensor, clip_norm: float) -> None:
     """g = g min(1, clip_norm / norm), in place (Pascanu et al. 2013); without torch's 1e-6 in the denominator."""
-    scale = torch.clamp(clip_norm / norm, max=1.0)
-    torch._foreach_mul_(grads, scale)
+    torch._foreach_mul_(grads, torch.clamp(clip_norm / norm, max=1.0))
+
+
+def update_average(averages: list[torch.Tensor], params: list[torch.Tensor], weight: float) -> None:
+    """a = a + weight (p - a), in place."""
+    torch._foreach_lerp_(averages, params, weight)

@@ -24,19 +24,28 @@ def casts(precision: Precision) -> bool:
     return precision.casting == "cast" and precision.compute_dtype != precision.param_dtype
 
 
-def compute_params(model: nn.Module, precision: Precision, prefix: str) -> dict[str, torch.Tensor]:
-    """The model's parameters in the compute type, by `prefix` + name; gradients flow back to the originals.
+def compute_params(
+    model: nn.Module, precision: Precision, prefix: str, replaced: Mapping[int, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """The model's parameters as the forward pass takes them, by `prefix` + name; gradients flow back to the originals.
 
-    torch's own BatchNorm keeps its parameters: its CPU kernel wants them in the type of its statistics.
+    torch's own BatchNorm keeps the type of its parameters: its CPU kernel wants them in that of its statistics.
+
+    Args:
+        model: whose parameters.
+        precision: they are cast to its compute type.
+        prefix: of every name.
+        replaced: id of a parameter -> what stands in for it, such as an average.
     """
-    dtype = DTYPES[precision.compute_dtype]
-    return {
-        f"{prefix}{module_name + '.' if module_name else ''}{name}": parameter.to(dtype)
-        for module_name, module in model.named_modules(remove_duplicate=False)
-        if not isinstance(module, _BatchNorm)
-        for name, parameter in module.named_parameters(recurse=False)
-        if parameter.is_floating_point()
-    }
+    found: dict[str, torch.Tensor] = {}
+    for module_name, module in model.named_modules(remove_duplicate=False):
+        keeps = not casts(precision) or isinstance(module, _BatchNorm)
+        for name, param in module.named_parameters(recurse=False):
+            value = (replaced or {}).get(id(param), param)
+            if not keeps and value.is_floating_point():
+                value = value.to(DTYPES[precision.compute_dtype])
+            found[f"{prefix}{module_name + '.' if module_name else ''}{name}"] = value
+    return found
 
 
 def compute_batch(batch: Mapping[str, torch.Tensor], precision: Precision) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from crosstrain.optim import OptimizerSpec
+from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.precision import Precision
 from crosstrain.state import Gradients, Snapshot, TrainState, check_names
 from crosstrain_torch import naming, optim
@@ -33,12 +33,13 @@ class TorchState(TrainState):
         self,
         model: nn.Module,
         optimizer: OptimizerSpec | None,
+        average: Averaging | None = None,
         *,
         precision: Precision,
         device: torch.device,
         group: Any,
     ) -> None:
-        super().__init__(optimizer)
+        super().__init__(optimizer, average)
         model.to(device=device, dtype=param_dtype(precision))
         if any(isinstance(module, nn.Conv2d) for module in model.modules()):
             model.to(memory_format=torch.channels_last)
@@ -49,7 +50,8 @@ class TorchState(TrainState):
         self.dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
         self.params = naming.parameters(model)
         self.trained = [param for param in self.params.values() if param.requires_grad]
-        self.native_optimizer = optim.build(optimizer, self.trained) if optimizer is not None else None
+        self.native_optimizer = optim.build(optimizer, model) if optimizer is not None else None
+        self.averages = {name: p.detach().clone() for name, p in self.params.items()} if average is not None else {}
 
     @property
     def model(self) -> nn.Module:
@@ -76,20 +78,23 @@ class TorchState(TrainState):
         grads = self.gradient_list()
         if clip_norm is not None and grads:
             optim.clip_by_global_norm(grads, optim.global_norm(grads), clip_norm)
-        self.update(self.learning_rate)
+        self.update(*self.hyper())
         self._step += 1
 
     def gradient_list(self) -> list[torch.Tensor]:
         """The gradients that are there."""
         return [param.grad for param in self.trained if param.grad is not None]
 
-    def update(self, rate: float) -> None:
-        """One native optimizer step at `rate`; the gradients are gone after it."""
+    def update(self, rate: float, momentum: float, average: float) -> None:
+        """One native optimizer step, then the average; the gradients are gone after it."""
         optimizer = self.native_optimizer
         assert optimizer is not None
-        optim.set_rate(optimizer, rate)
+        optim.set_hyper(self.optimizer, optimizer, rate, momentum)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if self.averages and average:
+            params = [param.detach() for param in self.params.values()]
+            optim.update_average(list(self.averages.values()), params, average)
 
     def snapshot(self) -> Snapshot:
         """See `crosstrain.TrainState`."""
@@ -98,6 +103,7 @@ class TorchState(TrainState):
             params={name: to_numpy(param) for name, param in self.params.items()},
             buffers={name: to_numpy(buffer) for name, buffer in naming.buffers(self._model).items()},
             moments=self._moments(),
+            averages={name: to_numpy(average) for name, average in self.averages.items()},
         )
 
     def load(self, snapshot: Snapshot) -> None:
@@ -108,6 +114,9 @@ class TorchState(TrainState):
         trained = {name: tuple(param.shape) for name, param in self.params.items() if param.requires_grad}
         for slot, values in snapshot.moments.items():
             check_names(slot, trained, values)
+        if snapshot.averages and self.averages:
+            check_names("averages", self.parameter_shapes, snapshot.averages)
+            _copy(self.averages, snapshot.averages)
         _copy(self.params, snapshot.params)
         _copy(buffers, snapshot.buffers)
         self._load_moments(snapshot)

@@ -8,24 +8,22 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from crosstrain.data.loader import WEIGHT
 from crosstrain.errors import DataError
 from crosstrain.loss import Loss
 from crosstrain.metrics import Metrics
-from crosstrain.objective import drop_padding, read_outputs, read_predictions
+from crosstrain.objective import read_outputs
 from crosstrain.precision import Precision
 from crosstrain.random import WORD_MASK, StepRandom, seed_key, threefry2x32
-from crosstrain.step import LossFn, StepOptions
+from crosstrain.step import LossFn, StepHyper, StepOptions
 from crosstrain_torch import optim
-from crosstrain_torch.collectives import all_gather, all_reduce
-from crosstrain_torch.ops import TorchOps
-from crosstrain_torch.precision import casts, compute_batch, compute_params, forward_scope
+from crosstrain_torch.collectives import all_reduce
+from crosstrain_torch.objective import Batch, Objective, call
+from crosstrain_torch.precision import forward_scope
 from crosstrain_torch.state import TorchGradients, TorchState
 
-Batch = dict[str, torch.Tensor]
 Outputs = dict[str, Loss]
 
 
@@ -69,20 +67,6 @@ class Runtime:
 
 def _wrap(word: Any) -> Any:
     return word & WORD_MASK
-
-
-class Objective(nn.Module):
-    """A loss function over models, as a module: what DDP wraps, and where parameters are substituted."""
-
-    def __init__(self, loss_fn: LossFn, model: nn.Module, others: tuple[nn.Module, ...]) -> None:
-        super().__init__()
-        self.loss_fn = loss_fn
-        self.model = model
-        self.others = nn.ModuleList(others)
-
-    def forward(self, batch: Batch) -> Any:
-        """What `loss_fn` returns."""
-        return self.loss_fn(self.model, batch, TorchOps(batch.get(WEIGHT)), *self.others)
 
 
 class Gradient:
@@ -131,7 +115,7 @@ class Gradient:
         for owner in (state, *others):
             runtime.bind_random(owner, rows)
         with forward_scope(runtime.precision, runtime.device):
-            result = evaluate(objective, batch, runtime.precision, train=state, others=others)
+            result = call(objective, batch, runtime.precision, state=state, others=others)
         loss, metrics = read_outputs(result, examples=len(rows), padded=WEIGHT in batch)
         return {"loss": loss, **metrics}
 
@@ -164,37 +148,6 @@ def micro_batch_error(examples: int, count: int) -> DataError:
         f"the batch must be a multiple of accumulate_steps on every process, got {examples} examples for "
         f"accumulate_steps={count}. Use a batch size that accumulate_steps times the data axis divides."
     )
-
-
-def evaluate(
-    objective: nn.Module,
-    batch: Batch,
-    precision: Precision,
-    *,
-    train: TorchState | None,
-    others: tuple[TorchState, ...],
-) -> Any:
-    """Calls an objective with parameters in the compute type; models in `others` neither learn nor change."""
-    prefix = "module." if isinstance(objective, DistributedDataParallel) else ""
-    cast = casts(precision)
-    if cast:
-        batch = compute_batch(batch, precision)
-    if not cast and not others:
-        return objective(batch)
-    substituted: dict[str, torch.Tensor] = {}
-    if cast and train is not None:
-        substituted |= compute_params(train.model, precision, f"{prefix}model.")
-    for index, other in enumerate(others):
-        substituted |= _frozen(other.model, precision, f"{prefix}others.{index}.")
-    return functional_call(objective, substituted, (batch,), tie_weights=False)
-
-
-def _frozen(model: nn.Module, precision: Precision, prefix: str) -> dict[str, torch.Tensor]:
-    tensors = {f"{prefix}{name}": param for name, param in model.named_parameters(remove_duplicate=False)}
-    if casts(precision):
-        tensors |= compute_params(model, precision, prefix)
-    buffers = {f"{prefix}{name}": buffer.clone() for name, buffer in model.named_buffers(remove_duplicate=False)}
-    return {name: tensor.detach() for name, tensor in tensors.items()} | buffers
 
 
 def _distribute(objective: nn.Module, others: tuple[TorchState, ...], runtime: Runtime) -> nn.Module:
@@ -238,7 +191,7 @@ class TrainRun:
         self._gradient = Gradient(loss_fn, runtime, options.accumulate_steps)
         self._options, self._runtime = options, runtime
 
-    def __call__(self, state: TorchState, batch: Batch, rate: float, others: tuple[TorchState, ...]) -> Metrics:
+    def __call__(self, state: TorchState, batch: Batch, hyper: StepHyper, others: tuple[TorchState, ...]) -> Metrics:
         """Forward, backward, clip, update."""
         outputs = self._gradient(state, batch, others)
         if self._options.wants_norm:
@@ -247,8 +200,8 @@ class TrainRun:
             outputs["grad_norm"] = Loss(norm, 1.0)
             if self._options.clip_norm is not None:
                 optim.clip_by_global_norm(grads, norm, self._options.clip_norm)
-        state.update(rate)
-        return self._runtime.metrics(outputs, {"learning_rate": rate})
+        state.update(*hyper)
+        return self._runtime.metrics(outputs, {"learning_rate": hyper[0]})
 
 
 def gradient_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch]) -> Callable[..., Any]:
@@ -260,58 +213,3 @@ def gradient_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Ba
         return runtime.metrics(outputs), state.take_gradients()
 
     return run
-
-
-@contextlib.contextmanager
-def evaluation(states: tuple[TorchState, ...]) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode comes back afterwards."""
-    modes = [(module, module.training) for state in states for module in state.model.modules()]
-    for state in states:
-        state.model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def eval_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch]) -> Callable[..., Metrics]:
-    """See `Accelerator.eval_step`."""
-
-    def run(state: TorchState, batch: Batch, *others: TorchState) -> Metrics:
-        batch = to_device(batch)
-        result = _evaluate(loss_fn, runtime, state, batch, others)
-        loss, metrics = read_outputs(result, examples=len(next(iter(batch.values()))), padded=WEIGHT in batch)
-        return runtime.metrics(runtime.reduce({"loss": loss, **metrics}))
-
-    return run
-
-
-def predict_step(
-    predict_fn: Callable[..., Any], runtime: Runtime, to_device: Callable[..., Batch]
-) -> Callable[..., dict[str, np.ndarray]]:
-    """See `Accelerator.predict_step`."""
-
-    def run(state: TorchState, batch: Batch, *others: TorchState) -> dict[str, np.ndarray]:
-        batch = to_device(batch)
-        result = _evaluate(predict_fn, runtime, state, batch, others)
-        arrays = read_predictions(result, batch, WEIGHT)
-        host = {name: (v.float() if v.dtype == torch.bfloat16 else v).cpu().numpy() for name, v in arrays.items()}
-        if runtime.group is not None:
-            host = {name: all_gather(values, runtime.group, runtime.device) for name, values in host.items()}
-        return drop_padding(host, WEIGHT)
-
-    return run
-
-
-def _evaluate(
-    function: Callable[..., Any],
-    runtime: Runtime,
-    state: TorchState,
-    batch: Batch,
-    others: tuple[TorchState, ...],
-) -> Any:
-    objective = Objective(function, state.model, tuple(other.model for other in others))
-    with evaluation((state, *others)), forward_scope(runtime.precision, runtime.device):
-        return evaluate(objective, batch, runtime.precision, train=state, others=others)

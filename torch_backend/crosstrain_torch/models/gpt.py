@@ -12,6 +12,8 @@ from crosstrain_torch.models.layers import Dropout
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps), in float32 or wider, cast back, then times weight (Zhang and Sennrich 2019; Llama)."""
 
+    canonical_norm = True
+
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
         self.eps = eps

@@ -18,6 +18,8 @@ class BatchNorm(nn.Module):
     unbiased one, n / (n - 1) var. Statistics are float32 or wider.
     """
 
+    canonical_norm = True
+
     def __init__(self, channels: int, *, eps: float, momentum: float) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum

@@ -1,0 +1,72 @@
+"""Averages of the weights over training: exponential (EMA) and stochastic weight averaging (SWA).
+
+Both are one update after each optimizer step, a = a + w (p - a), with a weight `w` that core gives as data.
+"""
+
+from dataclasses import dataclass
+
+from crosstrain.errors import ConfigError
+from crosstrain.optim.base import require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Averaging:
+    """Base: an average that starts as the initial weights."""
+
+    def weight(self, step: int) -> float:
+        """w after the 0-based optimizer step `step`: the share of the new weights."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ema(Averaging):
+    """w = 1 - decay (Polyak and Juditsky 1992, exponential form), without bias correction: it starts at the weights."""
+
+    decay: float
+
+    def __post_init__(self) -> None:
+        require("decay", self.decay, 0.0, 1.0)
+
+    def weight(self, step: int) -> float:
+        """See the class."""
+        return 1.0 - self.decay
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Swa(Averaging):
+    """The mean of the weights after steps start, start + every, ... (Izmailov et al. 2018): w = 1 / (n + 1), else 0.
+
+    BatchNorm's running statistics are those of the current weights, not of the average.
+    """
+
+    start: int
+    every: int
+
+    def __post_init__(self) -> None:
+        if self.start < 0 or self.every < 1:
+            raise ConfigError(
+                f"start must be at least 0 and every at least 1, got start={self.start} and every={self.every}."
+            )
+
+    def weight(self, step: int) -> float:
+        """See the class."""
+        since = step - self.start
+        return 1.0 / (since // self.every + 1) if since >= 0 and since % self.every == 0 else 0.0
+
+
+def ema(decay: float) -> Averaging:
+    """See `Ema`.
+
+    Raises:
+        ConfigError: a decay outside [0, 1).
+    """
+    return Ema(decay=decay)
+
+
+def swa(start: int, *, every: int = 1) -> Averaging:
+    """See `Swa`; steps are 0-based optimizer steps.
+
+    Raises:
+        ConfigError: a negative start, or less than one step between samples.
+    """
+    return Swa(start=start, every=every)

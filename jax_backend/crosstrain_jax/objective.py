@@ -1,0 +1,168 @@
+"""A loss function over models as a program to compile: forward pass, exact gradients over micro-batches, metrics."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from crosstrain.data.loader import WEIGHT
+from crosstrain.loss import Loss
+from crosstrain.metrics import Metrics
+from crosstrain.objective import read_outputs
+from crosstrain.precision import Precision
+from crosstrain.random import StepRandom, seed_key, threefry2x32
+from crosstrain.step import LossFn
+from crosstrain_jax.ops import JaxOps
+from crosstrain_jax.precision import casts, compute_batch, compute_params, forward_scope, needs_x64, scope
+from crosstrain_jax.sharding import replicated
+from crosstrain_jax.state import JaxState, Layout, Leaves, bind_random
+
+Batch = dict[str, jax.Array]
+Arrays = tuple[Leaves, Leaves]
+
+
+class Runtime:
+    """What every step of one accelerator shares: precision, mesh, seed."""
+
+    def __init__(self, precision: Precision, mesh: Mesh, seed: int) -> None:
+        self.precision, self.mesh = precision, mesh
+        self.replicated = replicated(mesh)
+        self.float_type = np.float64 if needs_x64(precision) else np.float32
+        self._dropout_key = seed_key(seed, "dropout")
+
+    def step_random(self, count: jax.Array, rows: jax.Array) -> StepRandom:
+        """Randomness of the step that `count` updates came before."""
+        key = (jnp.uint32(self._dropout_key[0]), jnp.uint32(self._dropout_key[1]))
+        return StepRandom(threefry2x32(key, count, count ^ count), rows)
+
+    def in_scope(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, called in 64-bit mode where the run needs it."""
+        if not needs_x64(self.precision):
+            return function
+
+        def scoped(*args: Any) -> Any:
+            with scope(self.precision):
+                return function(*args)
+
+        return scoped
+
+
+class Program:
+    """A compiled function for one structure of states; knows the names of the metrics once it was traced."""
+
+    def __init__(self, runtime: Runtime, loss_fn: LossFn, layouts: tuple[Layout, ...]) -> None:
+        self.runtime, self.loss_fn = runtime, loss_fn
+        self.layout, self.others = layouts[0], layouts[1:]
+        self.names: tuple[str, ...] = ()
+        self.run: Callable[..., Any] = _not_compiled
+
+    def forward(
+        self,
+        params: Leaves,
+        buffers: Leaves,
+        batch: Batch,
+        random: StepRandom | None,
+        others: tuple[Arrays, ...],
+    ) -> tuple[Any, Leaves]:
+        """What the loss function returns, and the buffers it left behind. `random` is None in evaluation."""
+        precision = self.runtime.precision
+        train = random is not None
+        cast = compute_params if casts(precision) else lambda leaves, _: leaves
+        model = self.layout.merge(cast(params, precision), buffers, train=train)
+        models = [
+            layout.merge(cast(arrays[0], precision), arrays[1], train=train)
+            for layout, arrays in zip(self.others, others, strict=True)
+        ]
+        for each in (model, *models):
+            bind_random(each, random)
+        if casts(precision):
+            batch = compute_batch(batch, precision)
+        with forward_scope(precision):
+            result = self.loss_fn(model, batch, JaxOps(batch.get(WEIGHT)), *models)
+        bind_random(model, None)
+        return result, self.layout.read_buffers(model, buffers)
+
+    def table(self, result: Any, batch: Batch) -> tuple[Loss, jax.Array]:
+        """The loss, and sums and weights of loss and metrics as one array of shape (n, 2)."""
+        loss, metrics = read_outputs(result, examples=examples(batch), padded=WEIGHT in batch)
+        self.names = ("loss", *metrics)
+        dtype = self.runtime.float_type
+        pairs = [jnp.asarray(part, dtype) for each in (loss, *metrics.values()) for part in each]
+        return loss, jnp.stack(pairs).reshape(-1, 2)
+
+    def gradients(
+        self,
+        params: Leaves,
+        buffers: Leaves,
+        count: jax.Array,
+        batch: Batch,
+        others: tuple[Arrays, ...],
+        steps: int = 1,
+    ) -> tuple[Leaves, Leaves, jax.Array]:
+        """Gradients of sum / weight over the batch in `steps` micro-batches, new buffers, and the table."""
+
+        def objective(params: Leaves, buffers: Leaves, batch: Batch, rows: jax.Array) -> Any:
+            random = self.runtime.step_random(count, rows)
+            result, buffers = self.forward(params, buffers, batch, random, others)
+            loss, table = self.table(result, batch)
+            return (loss.sum / loss.weight if steps == 1 else loss.sum), (buffers, table)
+
+        rows = jnp.arange(examples(batch), dtype=jnp.uint32)
+        differentiate = jax.grad(objective, has_aux=True)
+        if steps == 1:
+            grads, (buffers, table) = differentiate(params, buffers, batch, rows)
+            return grads, buffers, table
+
+        def add(carry: Any, micro: Any) -> Any:
+            grads, buffers, table = carry
+            more, (buffers, part) = differentiate(params, buffers, *micro)
+            return (jax.tree.map(jnp.add, grads, more), buffers, table + part), None
+
+        micro = jax.tree.map(lambda values: _micro_batches(values, steps), (batch, rows))
+        first = jax.tree.map(lambda values: values[0], micro)
+        _, (_, shape) = jax.eval_shape(objective, params, buffers, *first)
+        start = (jax.tree.map(jnp.zeros_like, params), buffers, jnp.zeros(shape.shape, shape.dtype))
+        (grads, buffers, table), _ = jax.lax.scan(add, start, micro)
+        return jax.tree.map(lambda grad: grad / table[0, 1].astype(grad.dtype), grads), buffers, table
+
+    def metrics(self, table: jax.Array, extra: tuple[str, ...] = (), known: dict[str, float] | None = None) -> Metrics:
+        """Wraps the table; nothing is copied before somebody reads."""
+        return Metrics(self.names + extra, table, np.asarray, known)
+
+
+def _not_compiled(*_: Any) -> Any:
+    raise RuntimeError("the program was not compiled")
+
+
+def examples(batch: Batch) -> int:
+    """Rows of a batch."""
+    return next(iter(batch.values())).shape[0]
+
+
+def _micro_batches(values: jax.Array, count: int) -> jax.Array:
+    """(B, ...) -> (count, B / count, ...): example r goes to micro-batch r mod count, so devices keep their rows."""
+    return values.reshape(values.shape[0] // count, count, *values.shape[1:]).swapaxes(0, 1)
+
+
+class Programs:
+    """Programs by the layouts of the states they run on."""
+
+    def __init__(self, make: Callable[[tuple[Layout, ...]], Program]) -> None:
+        self._make = make
+        self._programs: dict[tuple[Layout, ...], Program] = {}
+
+    def get(self, state: JaxState, others: tuple[JaxState, ...]) -> Program:
+        """The program for states of these structures; made when it is new."""
+        key = (state.layout, *(other.layout for other in others))
+        program = self._programs.get(key)
+        if program is None:
+            program = self._programs[key] = self._make(key)
+        return program
+
+
+def arrays(others: tuple[JaxState, ...]) -> tuple[Arrays, ...]:
+    """Parameters and buffers of the states that are not trained."""
+    return tuple((other.params, other.buffers) for other in others)

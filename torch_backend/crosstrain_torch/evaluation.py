@@ -1,0 +1,77 @@
+"""The torch engine's evaluation and prediction: no gradients, evaluation mode, nothing changes."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from crosstrain.data.loader import WEIGHT
+from crosstrain.metrics import Metrics
+from crosstrain.objective import drop_padding, read_outputs, read_predictions
+from crosstrain.step import LossFn
+from crosstrain_torch.collectives import all_gather
+from crosstrain_torch.objective import Batch, Objective, call
+from crosstrain_torch.precision import forward_scope
+from crosstrain_torch.state import TorchState
+from crosstrain_torch.step import Runtime
+
+
+@contextlib.contextmanager
+def evaluation(states: tuple[TorchState, ...]) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own mode comes back afterwards."""
+    modes = [(module, module.training) for state in states for module in state.model.modules()]
+    for state in states:
+        state.model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def eval_step(
+    loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch], averaged: bool
+) -> Callable[..., Metrics]:
+    """See `Accelerator.eval_step`."""
+
+    def run(state: TorchState, batch: Batch, *others: TorchState) -> Metrics:
+        batch = to_device(batch)
+        result = _evaluate(loss_fn, runtime, state, batch, others, averaged)
+        loss, metrics = read_outputs(result, examples=len(next(iter(batch.values()))), padded=WEIGHT in batch)
+        return runtime.metrics(runtime.reduce({"loss": loss, **metrics}))
+
+    return run
+
+
+def predict_step(
+    predict_fn: Callable[..., Any], runtime: Runtime, to_device: Callable[..., Batch], averaged: bool
+) -> Callable[..., dict[str, np.ndarray]]:
+    """See `Accelerator.predict_step`."""
+
+    def run(state: TorchState, batch: Batch, *others: TorchState) -> dict[str, np.ndarray]:
+        batch = to_device(batch)
+        result = _evaluate(predict_fn, runtime, state, batch, others, averaged)
+        arrays = read_predictions(result, batch, WEIGHT)
+        host = {name: (v.float() if v.dtype == torch.bfloat16 else v).cpu().numpy() for name, v in arrays.items()}
+        if runtime.group is not None:
+            host = {name: all_gather(values, runtime.group, runtime.device) for name, values in host.items()}
+        return drop_padding(host, WEIGHT)
+
+    return run
+
+
+def _evaluate(
+    function: Callable[..., Any],
+    runtime: Runtime,
+    state: TorchState,
+    batch: Batch,
+    others: tuple[TorchState, ...],
+    averaged: bool,
+) -> Any:
+    state.require_average(averaged)
+    objective = Objective(function, state.model, tuple(other.model for other in others))
+    with evaluation((state, *others)), forward_scope(runtime.precision, runtime.device):
+        return call(objective, batch, runtime.precision, state=state, others=others, averaged=averaged)

@@ -1,0 +1,64 @@
+"""A loss function over models as one module, and how it is called with other tensors in the place of its parameters."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.parallel import DistributedDataParallel
+
+from crosstrain.data.loader import WEIGHT
+from crosstrain.precision import Precision
+from crosstrain.step import LossFn
+from crosstrain_torch.ops import TorchOps
+from crosstrain_torch.precision import casts, compute_batch, compute_params
+from crosstrain_torch.state import TorchState
+
+Batch = dict[str, torch.Tensor]
+
+
+class Objective(nn.Module):
+    """A loss function over models, as a module: what DDP wraps, and where parameters are substituted."""
+
+    def __init__(self, loss_fn: LossFn, model: nn.Module, others: tuple[nn.Module, ...]) -> None:
+        super().__init__()
+        self.loss_fn = loss_fn
+        self.model = model
+        self.others = nn.ModuleList(others)
+
+    def forward(self, batch: Batch) -> Any:
+        """What `loss_fn` returns."""
+        return self.loss_fn(self.model, batch, TorchOps(batch.get(WEIGHT)), *self.others)
+
+
+def call(
+    objective: nn.Module,
+    batch: Batch,
+    precision: Precision,
+    *,
+    state: TorchState,
+    others: tuple[TorchState, ...],
+    averaged: bool = False,
+) -> Any:
+    """Calls an objective with parameters in the compute type; models in `others` neither learn nor change.
+
+    With `averaged` the state's averages stand in for its parameters.
+    """
+    prefix = "module." if isinstance(objective, DistributedDataParallel) else ""
+    if casts(precision):
+        batch = compute_batch(batch, precision)
+    substituted: dict[str, torch.Tensor] = {}
+    if averaged or casts(precision):
+        replaced = {id(state.params[name]): average for name, average in state.averages.items()} if averaged else None
+        substituted |= compute_params(state.model, precision, f"{prefix}model.", replaced)
+    for index, other in enumerate(others):
+        substituted |= _frozen(other.model, precision, f"{prefix}others.{index}.")
+    if not substituted:
+        return objective(batch)
+    return functional_call(objective, substituted, (batch,), tie_weights=False)
+
+
+def _frozen(model: nn.Module, precision: Precision, prefix: str) -> dict[str, torch.Tensor]:
+    params = compute_params(model, precision, prefix)
+    buffers = {f"{prefix}{name}": buffer.clone() for name, buffer in model.named_buffers(remove_duplicate=False)}
+    return {name: tensor.detach() for name, tensor in params.items()} | buffers
