@@ -20,7 +20,7 @@ from crosstrain.loss import Loss
 from crosstrain.mesh import MeshSpec
 from crosstrain.metrics import Metrics, MetricSum
 from crosstrain.ops import Ops
-from crosstrain.optim import OptimizerSpec, adam, adamw, sgd
+from crosstrain.optim import Averaging, OptimizerSpec, ParamGroup, adam, adamw, ema, sgd, swa, undecayed
 from crosstrain.precision import Precision
 from crosstrain.schedules import Schedule, constant, cosine, linear, one_cycle
 from crosstrain.state import Gradients, Snapshot, TrainState
@@ -28,6 +28,7 @@ from crosstrain.trainer import History, Trainer
 
 __all__ = [
     "Accelerator",
+    "Averaging",
     "BackendError",
     "Callback",
     "ConfigError",
@@ -44,6 +45,7 @@ __all__ = [
     "NonFiniteLossError",
     "Ops",
     "OptimizerSpec",
+    "ParamGroup",
     "Precision",
     "Schedule",
     "Snapshot",
@@ -55,8 +57,11 @@ __all__ = [
     "constant",
     "cosine",
     "data",
+    "ema",
     "linear",
     "models",
     "one_cycle",
     "sgd",
+    "swa",
+    "undecayed",
 ]
