@@ -55,6 +55,10 @@ class Metrics(Mapping[str, float]):
         total, weight = self.sums()[self._names.index(name)]
         return float(total / weight) if weight else float("nan")
 
+    def __contains__(self, name: object) -> bool:
+        # Mapping's own would read the value, and wait for the device.
+        return name in self._names or name in self._known
+
     def __iter__(self) -> Iterator[str]:
         yield from self._names
         yield from self._known

@@ -138,7 +138,7 @@ class OneCycle(Schedule):
         if not 0 < self.pct_start < 1:
             raise ConfigError(f"pct_start must be between 0 and 1, got pct_start={self.pct_start}.")
         for name in ("div", "final_div"):
-            if getattr(self, name) < 1:
+            if not getattr(self, name) >= 1:
                 raise ConfigError(f"{name} must be at least 1, got {name}={getattr(self, name)}.")
 
     def rate(self, step: int) -> float:

@@ -91,7 +91,9 @@ class Placement:
             return values.astype(self.float_dtype)
         if kind in "iu" and values.dtype.itemsize > 4:
             if values.size and (values.max() > np.iinfo(np.int32).max or values.min() < np.iinfo(np.int32).min):
-                raise DataError(f"field {name!r} must fit into 32 bits, got values up to {values.max()}.")
+                raise DataError(
+                    f"field {name!r} must fit into 32 bits, got values from {values.min()} to {values.max()}."
+                )
             return values.astype(np.int32)
         if kind not in "fiub":
             raise DataError(
@@ -192,6 +194,8 @@ class Loader:
         if not pool:
             raise DataError("source must have at least one example, got an iterable that gave none.")
         if window and not self._spec.drop_last:
+            if self._padded_size is None:
+                self._placement.require_divisible(len(window), "the last batch")
             yield self._local_window(window, pool)
 
     def _local_window(self, window: list[Any], pool: list[Any]) -> tuple[Arrays, np.ndarray]:

@@ -1,0 +1,50 @@
+"""`Precision`: the presets, and what is refused."""
+
+import pytest
+
+import crosstrain as ct
+
+
+@pytest.mark.parametrize(
+    ("preset", "param", "compute", "loss", "casting"),
+    [
+        ("fp64", "float64", "float64", "float64", "cast"),
+        ("fp32", "float32", "float32", "float32", "cast"),
+        ("bf16", "float32", "bfloat16", "float32", "cast"),
+        ("bf16-autocast", "float32", "bfloat16", "float32", "autocast"),
+    ],
+)
+def test_presets(preset, param, compute, loss, casting):
+    precision = ct.Precision.parse(preset)
+    assert (precision.param_dtype, precision.compute_dtype) == (param, compute)
+    assert (precision.loss_dtype, precision.casting) == (loss, casting)
+
+
+def test_parse_returns_a_precision_as_it_is():
+    precision = ct.Precision(param_dtype="bfloat16", compute_dtype="bfloat16")
+    assert ct.Precision.parse(precision) is precision
+
+
+def test_losses_are_float32_where_weights_are_bfloat16():
+    assert ct.Precision(param_dtype="bfloat16", compute_dtype="bfloat16").loss_dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: ct.Precision.parse("fp16"), "precision='fp16'"),
+        (lambda: ct.Precision(param_dtype="float16"), "param_dtype='float16'"),
+        (lambda: ct.Precision(compute_dtype="int8"), "compute_dtype='int8'"),
+        (lambda: ct.Precision(casting="maybe"), "casting='maybe'"),
+        (lambda: ct.Precision(compute_dtype="float64"), "Make param_dtype 'float64'"),
+        (lambda: ct.Precision(param_dtype="bfloat16"), "Make param_dtype 'float32'"),
+    ],
+)
+def test_a_precision_that_cannot_be_is_refused(make, named):
+    with pytest.raises(ct.ConfigError, match=named):
+        make()
+
+
+def test_an_unknown_preset_lists_the_presets():
+    with pytest.raises(ct.ConfigError, match="fp64, fp32, bf16, bf16-autocast"):
+        ct.Precision.parse("half")
