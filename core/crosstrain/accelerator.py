@@ -17,6 +17,7 @@ from crosstrain.errors import ConfigError, ModelError
 from crosstrain.mesh import MeshSpec
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.precision import Precision
+from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.state import TrainState
 from crosstrain.step import (
     EvalStep,
@@ -217,6 +218,14 @@ class Accelerator(abc.ABC):
         `predict_fn` returns an array of shape (B, ...) or a dict of such. Padded examples are removed, and every
         process receives the examples of all, in the order of the global batch. `averaged` as in `eval_step`.
         """
+
+    @abstractmethod
+    def probe_step(self, loss_fn: LossFn) -> Callable[..., Probe]:
+        """Compiles `(state, batch, *others) -> Probe`: loss, outputs of all modules, all gradients; nothing changes."""
+
+    @abstractmethod
+    def module_settings(self, model: Any) -> dict[str, ModuleSettings]:
+        """Canonical module path -> settings of the layers of a native model that crosstrain knows."""
 
     def to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch on the devices: as it is when it is there already, else placed as the loader would.
