@@ -7,6 +7,7 @@ in core; the engines implement the abstract methods.
 # mypy: disable-error-code="empty-body"
 import abc
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
@@ -225,7 +226,22 @@ class Accelerator(abc.ABC):
 
     @abstractmethod
     def module_settings(self, model: Any) -> dict[str, ModuleSettings]:
-        """Canonical module path -> settings of the layers of a native model that crosstrain knows."""
+        """Settings of the layers of a native model that crosstrain knows.
+
+        Returns:
+            Canonical module path -> settings, in the order in which the modules were defined.
+        """
+
+    @abstractmethod
+    def change_setting(self, model: Any, path: str, name: str, value: Any) -> bool:
+        """Sets one of `module_settings` on a native model; False where this engine cannot change it afterwards."""
+
+    def framework_defaults(self) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
+        """Defaults of this framework that differ from the other's, by description.
+
+        Each value makes a context in which the framework behaves as the other one does. For diagnosis only.
+        """
+        return {}
 
     def to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch on the devices: as it is when it is there already, else placed as the loader would.

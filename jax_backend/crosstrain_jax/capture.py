@@ -9,6 +9,7 @@ from flax import nnx
 
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.step import LossFn
+from crosstrain_jax import naming
 from crosstrain_jax.models.layers import BatchNorm, Dropout
 from crosstrain_jax.objective import Batch, Program, Programs, Runtime, arrays
 from crosstrain_jax.ops import JaxOps
@@ -72,14 +73,15 @@ def _flatten(captured: Any) -> dict[str, jax.Array]:
 
 
 def module_settings(model: nnx.Module) -> dict[str, ModuleSettings]:
-    """Canonical module path -> settings, of the layers whose settings have one meaning on both engines."""
-    found = {".".join(str(part) for part in path): _settings(module) for path, module in nnx.iter_modules(model)}
+    """See `Accelerator.module_settings`."""
+    owners = {".".join(str(part) for part in path): module for path, module in nnx.iter_modules(model)}
+    found = {path: _settings(owners[path]) for path in naming.definition_order(model)}
     return {path: settings for path, settings in found.items() if settings is not None}
 
 
 def _settings(module: nnx.Module) -> ModuleSettings | None:
     match module:
-        case nnx.Linear():
+        case nnx.Linear() | nnx.LinearGeneral():
             return ModuleSettings(kind="linear", values={"bias": module.use_bias})
         case nnx.Conv():
             return ModuleSettings(kind="conv", values=_conv(module))
@@ -126,3 +128,25 @@ def _per_dimension(value: Any, size: int) -> tuple[int, ...]:
 
 def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def change_setting(model: nnx.Module, path: str, name: str, value: Any) -> bool:
+    """See `Accelerator.change_setting`."""
+    owners = {".".join(str(part) for part in each): module for each, module in nnx.iter_modules(model)}
+    module = owners[path]
+    match module, name:
+        case ((nnx.LayerNorm() | nnx.RMSNorm() | nnx.GroupNorm() | nnx.BatchNorm()), "eps"):
+            module.epsilon = value
+        case nnx.BatchNorm(), "momentum":
+            module.momentum = 1.0 - value
+        case nnx.Conv(), "padding" if not isinstance(value, str):
+            module.padding = tuple(zip(value[::2], value[1::2], strict=True))
+        case nnx.Conv(), "stride":
+            module.strides = value
+        case nnx.Dropout(), "rate":
+            module.rate = value
+        case (_, "eps" | "momentum" | "rate") if hasattr(module, name):
+            setattr(module, name, value)
+        case _:
+            return False
+    return True

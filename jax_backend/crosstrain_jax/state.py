@@ -127,7 +127,7 @@ class JaxState(TrainState):
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """See `crosstrain.TrainState`."""
-        return _shapes(self.layout.params, self.params)
+        return _shapes(self.layout.params)
 
     @property
     def parameter_roles(self) -> dict[str, Role]:
@@ -169,7 +169,7 @@ class JaxState(TrainState):
         """See `crosstrain.TrainState`."""
         names, buffers = self._floating_buffers()
         check_names("params", self.parameter_shapes, snapshot.params)
-        check_names("buffers", _shapes(names, buffers), snapshot.buffers)
+        check_names("buffers", _shapes(names), snapshot.buffers)
         for slot, values in snapshot.moments.items():
             check_names(slot, self.parameter_shapes, values)
         with scope(self._precision):
@@ -269,5 +269,5 @@ def _optimizer_key(optimizer: OptimizerSpec | None) -> Any:
     return type(optimizer), tuple(getattr(optimizer, name) for name in fields if name != "learning_rate")
 
 
-def _shapes(names: list[naming.Leaf], leaves: Leaves) -> dict[str, tuple[int, ...]]:
-    return {leaf.name: leaf.canonical_shape(array.shape) for leaf, array in zip(names, leaves, strict=True)}
+def _shapes(names: list[naming.Leaf]) -> dict[str, tuple[int, ...]]:
+    return {leaf.name: leaf.canonical_shape for leaf in names}

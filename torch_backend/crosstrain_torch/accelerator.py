@@ -47,6 +47,10 @@ class TorchAccelerator(Accelerator):
         """See `crosstrain.Accelerator`."""
         return capture.module_settings(model)
 
+    def change_setting(self, model: Any, path: str, name: str, value: Any) -> bool:
+        """See `crosstrain.Accelerator`."""
+        return capture.change_setting(model, path, name, value)
+
     def wait_for_everyone(self) -> None:
         """See `crosstrain.Accelerator`."""
         barrier(self._group)

@@ -56,7 +56,7 @@ def _outputs(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
 
 
 def module_settings(model: nn.Module) -> dict[str, ModuleSettings]:
-    """Canonical module path -> settings, of the layers whose settings have one meaning on both engines."""
+    """See `Accelerator.module_settings`."""
     found = {path: _settings(module) for path, module in model.named_modules()}
     return {path: settings for path, settings in found.items() if settings is not None}
 
@@ -93,3 +93,22 @@ def _settings(module: nn.Module) -> ModuleSettings | None:
     if isinstance(module, nn.RMSNorm) or type(module).__name__ == "RMSNorm":
         return ModuleSettings(kind="rms_norm", values={"eps": getattr(module, "eps", None) or "machine"})
     return None
+
+
+def change_setting(model: nn.Module, path: str, name: str, value: Any) -> bool:
+    """See `Accelerator.change_setting`."""
+    module = model.get_submodule(path)
+    match module, name:
+        case nn.Dropout(), "rate":
+            module.p = value
+        case ((nn.Conv1d() | nn.Conv2d() | nn.Conv3d()), "padding") if not isinstance(value, str):
+            if value[::2] != value[1::2]:
+                return False
+            module.padding = value[::2]
+        case ((nn.Conv1d() | nn.Conv2d() | nn.Conv3d()), "stride"):
+            module.stride = value
+        case (_, "eps" | "momentum" | "rate") if hasattr(module, name):
+            setattr(module, name, value)
+        case _:
+            return False
+    return True

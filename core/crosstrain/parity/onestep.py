@@ -122,8 +122,9 @@ def _knows_order(probe: Probe) -> bool:
 def _updates(start: Snapshot, a: Snapshot, b: Snapshot) -> dict[str, float]:
     measured: dict[str, float] = {}
     for name, old in start.params.items():
-        # A new weight is known to half a unit in its last place, so an update far below that cannot be told apart.
-        floor = 1e-6 * float(np.abs(old).max(initial=0.0))
+        # A new weight is rounded to 1e-16 of itself, which is 1e-11 of an update 1e-5 times its size: updates that are
+        # smaller still are measured against that size, so that their rounding is not taken for a difference.
+        floor = 1e-5 * float(np.abs(old).max(initial=0.0))
         measured[name] = tensor_difference(a.params[name] - old, b.params[name] - old, floor=floor)
     return measured
 

@@ -10,7 +10,8 @@ from crosstrain.accelerator import Accelerator
 from crosstrain.data.sources import Arrays
 from crosstrain.metrics import Metrics
 from crosstrain.optim import OptimizerSpec
-from crosstrain.probe import Probe
+from crosstrain.parity.names import Names, Part
+from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.state import Snapshot
 from crosstrain.step import LossFn, StepOptions
 
@@ -27,7 +28,7 @@ class Side:
         batches: 0-based optimizer step -> global batch on the host; a pure function.
         options: accumulation and clipping.
         seed: of dropout masks.
-        names: this side's canonical parameter name -> the name that both sides share; empty where they are the same.
+        names: this side's own parameter name -> its place in the shared names; empty where they are the same.
     """
 
     backend: str
@@ -37,7 +38,7 @@ class Side:
     batches: Callable[[int], Arrays]
     options: StepOptions = field(default_factory=StepOptions)
     seed: int = 0
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, Part] = field(default_factory=dict)
 
     def open(self, precision: str) -> "Live":
         """The run, ready for its first step."""
@@ -58,22 +59,30 @@ class Live:
             clip_norm=side.options.clip_norm,
             grad_norm=True,
         )
-        self._own = {shared: own for own, shared in side.names.items()}
+        self.names = Names(side.names)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shared name -> shape of every parameter."""
-        return self._shared(self.state.parameter_shapes)
+        return self.names.shapes(self.state.parameter_shapes)
 
     @property
     def roles(self) -> dict[str, str]:
         """Shared name -> role of every parameter."""
-        return self._shared(dict(self.state.parameter_roles))
+        return self.names.first(dict(self.state.parameter_roles))
 
     def probe(self, batch: Arrays) -> Probe:
         """Loss, activations and gradients on a batch; nothing changes."""
         found = self._probe(self.state, batch)
-        return replace(found, gradients=self._shared(dict(found.gradients)))
+        return replace(
+            found,
+            activations=self.names.by_module(found.activations),
+            gradients=self.names.to_shared(found.gradients),
+        )
+
+    def module_settings(self) -> dict[str, ModuleSettings]:
+        """Shared module path -> settings of the layers that crosstrain knows."""
+        return self.names.by_module(self.accelerator.module_settings(self.state.model))
 
     def step(self, batch: Arrays) -> Metrics:
         """One whole optimizer step."""
@@ -81,31 +90,21 @@ class Live:
 
     def apply(self, gradients: Mapping[str, np.ndarray]) -> None:
         """The optimizer's update alone, from given gradients."""
-        self.state.apply_gradients(self.state.to_gradients(self._to_own(gradients)))
+        self.state.apply_gradients(self.state.to_gradients(self.names.to_own(gradients)))
 
     def snapshot(self) -> Snapshot:
         """The state in shared names."""
-        own = self.state.snapshot()
-        return replace(
-            own,
-            params=self._shared(dict(own.params)),
-            buffers=self._shared(dict(own.buffers)),
-            moments={slot: self._shared(dict(values)) for slot, values in own.moments.items()},
-        )
+        return _translate(self.state.snapshot(), self.names.to_shared)
 
     def load(self, snapshot: Snapshot) -> None:
         """Takes over a state of either side."""
-        self.state.load(
-            replace(
-                snapshot,
-                params=self._to_own(snapshot.params),
-                buffers=self._to_own(snapshot.buffers),
-                moments={slot: self._to_own(values) for slot, values in snapshot.moments.items()},
-            )
-        )
+        self.state.load(_translate(snapshot, self.names.to_own))
 
-    def _shared(self, values: dict[str, Any]) -> dict[str, Any]:
-        return {self.side.names.get(name, name): value for name, value in values.items()}
 
-    def _to_own(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {self._own.get(name, name): value for name, value in values.items()}
+def _translate(snapshot: Snapshot, names: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]) -> Snapshot:
+    return replace(
+        snapshot,
+        params=names(snapshot.params),
+        buffers=names(snapshot.buffers),
+        moments={slot: names(values) for slot, values in snapshot.moments.items()},
+    )

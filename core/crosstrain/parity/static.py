@@ -59,19 +59,18 @@ def _data(a: Live, b: Live) -> Iterator[Finding]:
 
 def _structure(a: Live, b: Live) -> Iterator[Finding]:
     x, y = a.shapes, b.shapes
-    for name in x.keys() - y.keys():
+    for name in (name for name in x if name not in y):
         yield _finding("settings", name, cause=f"only the {a.side.backend} model has this parameter")
-    for name in y.keys() - x.keys():
+    for name in (name for name in y if name not in x):
         yield _finding("settings", name, cause=f"only the {b.side.backend} model has this parameter")
-    for name in x.keys() & y.keys():
+    for name in (name for name in x if name in y):
         if x[name] != y[name]:
             yield _finding("settings", name, cause=f"shape {x[name]} against {y[name]}")
 
 
 def _layers(a: Live, b: Live) -> Iterator[Finding]:
-    x = a.accelerator.module_settings(a.state.model)
-    y = b.accelerator.module_settings(b.state.model)
-    for path in x.keys() & y.keys():
+    x, y = a.module_settings(), b.module_settings()
+    for path in (path for path in x if path in y):
         if x[path].kind != y[path].kind:
             yield _finding("settings", path, cause=f"{x[path].kind} against {y[path].kind}")
             continue
@@ -115,7 +114,7 @@ def _schedule(name: str, a: Schedule, b: Schedule, steps: int) -> Iterator[Findi
 
 def _decay(a: Live, b: Live) -> Iterator[Finding]:
     x, y = _settings(a), _settings(b)
-    for name in x.keys() & y.keys():
+    for name in (name for name in x if name in y):
         if x[name] != y[name]:
             cause = f"rate scale and weight decay {tuple(x[name])} against {tuple(y[name])}"
             yield _finding("settings", f"optimizer for {name}", cause=cause)
@@ -124,7 +123,7 @@ def _decay(a: Live, b: Live) -> Iterator[Finding]:
 
 def _settings(live: Live) -> Mapping[str, Any]:
     own = {name: live.side.optimizer.settings(name, role) for name, role in live.state.parameter_roles.items()}
-    return {live.side.names.get(name, name): value for name, value in own.items()}
+    return live.names.first(own)
 
 
 def _options(a: Live, b: Live) -> Iterator[Finding]:
