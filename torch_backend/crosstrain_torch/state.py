@@ -91,6 +91,15 @@ class TorchState(TrainState):
         """The gradients that are there."""
         return [param.grad for param in self.trained if param.grad is not None]
 
+    def fill_missing_gradients(self) -> None:
+        """Gives parameters that the loss does not depend on their gradient, which is zero.
+
+        torch leaves it out, and its optimizers then skip the parameter's weight decay and momentum.
+        """
+        for param in self.trained:
+            if param.grad is None:
+                param.grad = torch.zeros_like(param)
+
     def update(self, rate: float, momentum: float, average: float) -> None:
         """One native optimizer step, then the average; the gradients are gone after it."""
         optimizer = self.native_optimizer

@@ -94,7 +94,8 @@ def _ratio(x: np.ndarray, y: np.ndarray) -> float | None:
     if not norm or x.shape != y.shape:
         return None
     c = float(np.sum(x * y)) / norm
-    return c if np.abs(y - c * x).max() <= 1e-6 * np.abs(y).max() and abs(c - 1) > 1e-9 else None
+    # The factor has to explain the difference, not just be near 1.
+    return c if np.abs(y - c * x).max() <= 1e-3 * np.abs(y - x).max() else None
 
 
 def _aligned(gap: np.ndarray, weights: np.ndarray) -> bool:

@@ -21,6 +21,7 @@ class Fix:
         after: and with it.
         findings: how many differences are left.
         closes: whether nothing is left.
+        helps: whether fewer differences are left than before, or the losses came ten times closer.
     """
 
     text: str
@@ -28,11 +29,7 @@ class Fix:
     after: float
     findings: int
     closes: bool
-
-    @property
-    def helps(self) -> bool:
-        """Whether the losses came at least ten times closer."""
-        return self.closes or self.after < 0.1 * self.before
+    helps: bool
 
 
 Setting = tuple[str, str, Any]
@@ -67,9 +64,10 @@ def try_fixes(a: Side, b: Side, verdict: Verdict, *, total_steps: int, free_step
             after=result.free_difference,
             findings=len(result.findings),
             closes=result.same_algorithm,
+            helps=len(result.findings) < len(best.findings) or result.free_difference < 0.1 * best.free_difference,
         )
         tried.append(fix)
-        if fix.helps or len(result.findings) < len(best.findings):
+        if fix.helps:
             current, best = candidate, result
     return tried, best
 

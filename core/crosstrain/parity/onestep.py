@@ -44,7 +44,7 @@ class OneStep:
         step: 0-based optimizer step whose rate and bias correction were used.
         loss: of the loss.
         activations: by module path, in forward order.
-        gradients: by parameter.
+        gradients: by parameter, in forward order.
         updates: by parameter, from the same gradients.
         moments: by `slot/parameter`, from the same gradients.
         whole: what the whole step (accumulation, clipping, buffers) changed differently although its parts agree.
@@ -79,7 +79,9 @@ def one_step(a: Live, b: Live, start: Snapshot, batch: Arrays, limits: Limits) -
         {name: x.activations[name] for name in ordered.activations if name in x.activations}, y.activations
     )
     loss = abs(x.loss - y.loss) / max(abs(x.loss), abs(y.loss), np.finfo(float).tiny)
-    gradients = differences(dict(x.gradients), y.gradients, share=_VANISHING)
+    order = list(ordered.activations)
+    forward = sorted(x.gradients, key=lambda name: _position(name, order))
+    gradients = differences({name: x.gradients[name] for name in forward}, y.gradients, share=_VANISHING)
 
     # The update is computed from the same gradients on both sides: after the first step of Adam, whose update is
     # nearly a sign, it would otherwise hide wrong gradients, or be blamed for them.
@@ -112,6 +114,12 @@ class Evidence:
     b: Snapshot
     probes: tuple[Probe, Probe]
     roles: Mapping[str, str]
+
+
+def _position(name: str, order: list[str]) -> int:
+    """When the layer that owns a parameter ran."""
+    owner = name.rpartition(".")[0]
+    return order.index(owner) if owner in order else -1
 
 
 def _knows_order(probe: Probe) -> bool:

@@ -67,18 +67,32 @@ def compare(a: Side, b: Side, *, total_steps: int, free_steps: int = 100) -> Ver
     Returns:
         The verdict. Where the models have other parameters, nothing is run: the structure is the finding.
     """
-    x, y = a.open("fp64"), b.open("fp64")
-    static = compare_static(x, y, steps=total_steps)
-    if x.shapes != y.shapes or x.snapshot().buffers.keys() != y.snapshot().buffers.keys():
-        return _verdict(x, y, static, (), (np.zeros(0), np.zeros(0)), [])
-    start = x.snapshot()
-    points = checked_steps(a, total_steps)
-    losses, snapshots = _run_free(x, y, start, free_steps, len(points))
+    return compare_open(a.open("fp64"), b.open("fp64"), total_steps=total_steps, free_steps=free_steps)
+
+
+def compare_open(
+    a: Live, b: Live, *, total_steps: int, free_steps: int = 100, start: Snapshot | None = None
+) -> Verdict:
+    """As `compare`, for sides that are open already, so that many comparisons share their compiled programs.
+
+    Args:
+        a: the reference.
+        b: the other side.
+        total_steps: as for `compare`.
+        free_steps: as for `compare`.
+        start: the state both begin with; by default the reference's own.
+    """
+    static = compare_static(a, b, steps=total_steps)
+    start = a.snapshot() if start is None else start
+    if a.shapes != b.shapes or start.buffers.keys() != b.snapshot().buffers.keys():
+        return _verdict(a, b, static, (), (np.zeros(0), np.zeros(0)), [])
+    points = checked_steps(a.side, total_steps)
+    losses, snapshots = _run_free(a, b, start, free_steps, len(points))
     checks = tuple(
-        one_step(x, y, _at(snapshot, step), a.batches(step), FLOAT64)
+        one_step(a, b, replace(snapshot, step=step), a.side.batches(step), FLOAT64)
         for step, snapshot in zip(points, snapshots, strict=True)
     )
-    return _verdict(x, y, static, checks, losses, _free_findings(*losses, checks))
+    return _verdict(a, b, static, checks, losses, _free_findings(*losses, checks))
 
 
 def checked_steps(side: Side, total_steps: int) -> list[int]:
@@ -104,11 +118,6 @@ def _run_free(
             values.append(live.step(live.side.batches(step))["loss"])
     kept += [start] * (snapshots - len(kept))
     return (np.array(losses[0]), np.array(losses[1])), kept
-
-
-def _at(snapshot: Snapshot, step: int) -> Snapshot:
-    """A state with trained weights and moments, moved to a step of the schedule."""
-    return replace(snapshot, step=step)
 
 
 def _free_findings(a: np.ndarray, b: np.ndarray, checks: Sequence[OneStep]) -> list[Finding]:

@@ -53,8 +53,16 @@ def finding_rows(findings: Sequence[Finding]) -> list[list[str]]:
             f"{finding.difference:.1e}",
             finding.cause,
         ]
-        for finding in findings[:_SHOWN]
+        for finding in distinct(findings)[:_SHOWN]
     ]
+
+
+def distinct(findings: Sequence[Finding]) -> list[Finding]:
+    """The first finding of every place: the same layer differs at every step that is checked."""
+    seen: dict[tuple[str, str], Finding] = {}
+    for finding in findings:
+        seen.setdefault((finding.channel, finding.where), finding)
+    return list(seen.values())
 
 
 _FINDING_HEADS = ("channel", "where", "step", "difference", "probable cause")
@@ -67,10 +75,16 @@ def fix_rows(fixes: Sequence[Fix]) -> list[list[str]]:
             fix.text,
             f"{fix.before:.1e}",
             f"{fix.after:.1e}",
-            "closes the gap" if fix.closes else "helps" if fix.helps else "does not help",
+            _outcome(fix),
         ]
         for fix in fixes
     ]
+
+
+def _outcome(fix: Fix) -> str:
+    if fix.closes:
+        return "closes the gap"
+    return f"helps, {fix.findings} differences left" if fix.helps else "does not help"
 
 
 _FIX_HEADS = ("tried on the other side", "loss difference before", "after", "outcome")
@@ -108,8 +122,8 @@ def terminal(
             limits = f"limits: loss, activation, gradient {FLOAT64.loss:.0e}, update, moment {FLOAT64.update:.0e}"
             parts.append(_table(f"resynchronised steps in float64 ({limits})", _CHECK_HEADS, checks_rows(verdict)))
         if verdict.findings:
-            left = len(verdict.findings) - _SHOWN
-            more = f" (the first {_SHOWN} of {len(verdict.findings)})" if left > 0 else ""
+            places = len(distinct(verdict.findings))
+            more = f" (the first {_SHOWN} of {places} places)" if places > _SHOWN else ""
             parts.append(_table(f"differences{more}", _FINDING_HEADS, finding_rows(verdict.findings)))
         if fixes:
             parts.append(_table("fixes", _FIX_HEADS, fix_rows(fixes)))
