@@ -7,6 +7,7 @@ in core; the engines implement the abstract methods.
 # mypy: disable-error-code="empty-body"
 import abc
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
@@ -17,6 +18,7 @@ from crosstrain.errors import ConfigError, ModelError
 from crosstrain.mesh import MeshSpec
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.precision import Precision
+from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.state import TrainState
 from crosstrain.step import (
     EvalStep,
@@ -217,6 +219,29 @@ class Accelerator(abc.ABC):
         `predict_fn` returns an array of shape (B, ...) or a dict of such. Padded examples are removed, and every
         process receives the examples of all, in the order of the global batch. `averaged` as in `eval_step`.
         """
+
+    @abstractmethod
+    def probe_step(self, loss_fn: LossFn) -> Callable[..., Probe]:
+        """Compiles `(state, batch, *others) -> Probe`: loss, outputs of all modules, all gradients; nothing changes."""
+
+    @abstractmethod
+    def module_settings(self, model: Any) -> dict[str, ModuleSettings]:
+        """Settings of the layers of a native model that crosstrain knows.
+
+        Returns:
+            Canonical module path -> settings, in the order in which the modules were defined.
+        """
+
+    @abstractmethod
+    def change_setting(self, model: Any, path: str, name: str, value: Any) -> bool:
+        """Sets one of `module_settings` on a native model; False where this engine cannot change it afterwards."""
+
+    def framework_defaults(self) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
+        """Defaults of this framework that differ from the other's, by description.
+
+        Each value makes a context in which the framework behaves as the other one does. For diagnosis only.
+        """
+        return {}
 
     def to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch on the devices: as it is when it is there already, else placed as the loader would.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from crosstrain.errors import ConfigError
-from crosstrain.optim import Averaging, OptimizerSpec
+from crosstrain.optim import Averaging, OptimizerSpec, Role
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,9 +105,22 @@ class TrainState(abc.ABC):
         """Canonical name -> canonical shape, in the engine's order."""
 
     @property
+    @abc.abstractmethod
+    def parameter_roles(self) -> dict[str, Role]:
+        """Canonical name -> what the parameter is."""
+
+    @property
     def parameter_count(self) -> int:
         """How many numbers are trained."""
         return sum(int(np.prod(shape)) for shape in self.parameter_shapes.values())
+
+    @abc.abstractmethod
+    def to_gradients(self, values: Mapping[str, np.ndarray]) -> Gradients:
+        """Gradients from the host (canonical names and layout, one for each trained parameter), for `apply_gradients`.
+
+        Raises:
+            ConfigError: names or shapes that this model does not have.
+        """
 
     @abc.abstractmethod
     def snapshot(self) -> Snapshot:

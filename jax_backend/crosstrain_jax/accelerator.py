@@ -1,6 +1,7 @@
 """`JaxAccelerator`: the JAX engine of crosstrain's `Accelerator`."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import flax
@@ -13,8 +14,9 @@ from crosstrain.accelerator import Accelerator, Platform
 from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
+from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
-from crosstrain_jax import evaluation, models, objective, sharding, step
+from crosstrain_jax import capture, defaults, evaluation, models, objective, sharding, step
 from crosstrain_jax.collectives import barrier
 from crosstrain_jax.precision import param_dtype, scope
 from crosstrain_jax.state import JaxState, LayoutCache
@@ -37,6 +39,22 @@ class JaxAccelerator(Accelerator):
     def predict_step(self, predict_fn: Callable[..., Any], *, averaged: bool = False) -> PredictStep:
         """See `crosstrain.Accelerator`."""
         return evaluation.predict_step(predict_fn, self._runtime, self.to_device, averaged)
+
+    def probe_step(self, loss_fn: LossFn) -> Callable[..., Probe]:
+        """See `crosstrain.Accelerator`."""
+        return capture.probe_step(loss_fn, self._runtime, self.to_device)
+
+    def module_settings(self, model: Any) -> dict[str, ModuleSettings]:
+        """See `crosstrain.Accelerator`."""
+        return capture.module_settings(model)
+
+    def change_setting(self, model: Any, path: str, name: str, value: Any) -> bool:
+        """See `crosstrain.Accelerator`."""
+        return capture.change_setting(model, path, name, value)
+
+    def framework_defaults(self) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
+        """See `crosstrain.Accelerator`."""
+        return defaults.AS_TORCH
 
     def wait_for_everyone(self) -> None:
         """See `crosstrain.Accelerator`."""

@@ -4,12 +4,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from crosstrain_jax.precision import to_host
+
 
 def all_gather(values: jax.Array) -> np.ndarray:
     """A global array on the host of every process."""
     if jax.process_count() == 1 or values.is_fully_replicated:
-        return np.asarray(values)
-    return np.asarray(multihost_utils.process_allgather(values, tiled=True))
+        return to_host(values)
+    return to_host(multihost_utils.process_allgather(values, tiled=True))
 
 
 def barrier() -> None:

@@ -59,13 +59,9 @@ def predict_step(
     def run(state: JaxState, batch: Batch, *others: JaxState) -> dict[str, np.ndarray]:
         program = programs.get(state, others)
         result = program.run(_weights(state, averaged), state.buffers, to_device(batch), arrays(others))
-        return drop_padding({name: _host(all_gather(values)) for name, values in result.items()}, WEIGHT)
+        return drop_padding({name: all_gather(values) for name, values in result.items()}, WEIGHT)
 
     return run
-
-
-def _host(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float32) if values.dtype.kind == "V" else values
 
 
 def _weights(state: JaxState, averaged: bool) -> Leaves:

@@ -6,6 +6,7 @@ type of the layer that owns the variable:
 | layer | flax | canonical |
 |---|---|---|
 | Linear | kernel (in, out) | weight (out, in) |
+| LinearGeneral (attention) | kernel (*in, *out) | weight (out, in), heads merged |
 | Conv | kernel (*window, in, out) | weight (out, in, *window) |
 | Embed | embedding | weight |
 | norms | scale | weight |
@@ -14,6 +15,7 @@ type of the layer that owns the variable:
 Anything else keeps its path and layout.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,49 +35,81 @@ class Leaf:
         name: the canonical one.
         axes: the permutation of dimensions from flax's layout to the canonical one.
         role: what it is, for weight decay and groups.
+        shape: flax's shape.
+        split: how many of the permuted dimensions form the canonical first dimension, the others forming the second
+            (attention projections keep heads apart); 0 where dimensions stay as they are.
     """
 
     name: str
     axes: tuple[int, ...]
     role: Role
+    shape: tuple[int, ...]
+    split: int = 0
 
     def to_canonical(self, values: np.ndarray) -> np.ndarray:
         """From flax's layout."""
-        return np.ascontiguousarray(np.transpose(values, self.axes))
+        return np.ascontiguousarray(np.transpose(values, self.axes)).reshape(self.canonical_shape)
 
     def from_canonical(self, values: np.ndarray) -> np.ndarray:
         """To flax's layout."""
-        return np.transpose(values, np.argsort(self.axes))
+        return np.transpose(values.reshape(self._permuted), np.argsort(self.axes))
 
-    def canonical_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The canonical shape of a variable of `shape`."""
-        return tuple(shape[axis] for axis in self.axes)
+    @property
+    def canonical_shape(self) -> tuple[int, ...]:
+        """The shape in the canonical layout."""
+        if not self.split:
+            return self._permuted
+        parts = (self._permuted[: self.split], self._permuted[self.split :])
+        return tuple(math.prod(part) for part in parts if part)
+
+    @property
+    def _permuted(self) -> tuple[int, ...]:
+        return tuple(self.shape[axis] for axis in self.axes)
 
 
 def leaves(model: nnx.Module, kind: Any) -> list[Leaf]:
     """The variables of `kind` (an nnx filter), in the order in which `nnx.state(model, kind)` flattens."""
     owners = dict(nnx.iter_modules(model))
     return [
-        _leaf(path, len(variable.get_value().shape), owners.get(path[:-1]))
+        _leaf(path, tuple(variable.get_value().shape), owners.get(path[:-1]))
         for path, variable in nnx.to_flat_state(nnx.state(model, kind))
     ]
 
 
-def _leaf(path: tuple[Any, ...], ndim: int, owner: Any) -> Leaf:
+def definition_order(model: nnx.Module) -> list[str]:
+    """Canonical paths of all modules in the order in which attributes were assigned, parents before children."""
+    owners = dict(nnx.iter_modules(model))
+
+    def position(path: tuple[Any, ...]) -> tuple[int, ...]:
+        steps = []
+        for depth, part in enumerate(path):
+            attributes = [str(name) for name in vars(owners.get(path[:depth], model))]
+            steps.append(attributes.index(str(part)) if str(part) in attributes else len(attributes))
+        return tuple(steps)
+
+    return [".".join(str(part) for part in path) for path in sorted(owners, key=position)]
+
+
+def _leaf(path: tuple[Any, ...], shape: tuple[int, ...], owner: Any) -> Leaf:
     *prefix, last = (str(part) for part in path)
-    identity = tuple(range(ndim))
-    name, axes = last, identity
-    if isinstance(owner, nnx.Linear) and last == "kernel":
+    ndim = len(shape)
+    name, axes, split = last, tuple(range(ndim)), 0
+    norm = isinstance(owner, _NORMS) or getattr(owner, "canonical_norm", False)
+    if isinstance(owner, nnx.LinearGeneral):
+        inputs = len(owner.in_features) if isinstance(owner.in_features, tuple) else 1
+        if last == "kernel":
+            name, axes, split = "weight", (*range(inputs, ndim), *range(inputs)), ndim - inputs
+        else:
+            split = ndim
+    elif isinstance(owner, nnx.Linear) and last == "kernel":
         name, axes = "weight", (1, 0)
     elif isinstance(owner, nnx.Conv) and last == "kernel":
         name, axes = "weight", (ndim - 1, ndim - 2, *range(ndim - 2))
-    elif (isinstance(owner, nnx.Embed) and last == "embedding") or (
-        (isinstance(owner, _NORMS) or getattr(owner, "canonical_norm", False)) and last == "scale"
-    ):
+    elif (isinstance(owner, nnx.Embed) and last == "embedding") or (norm and last == "scale"):
         name = "weight"
-    if last in ("mean", "var") and (isinstance(owner, nnx.BatchNorm) or getattr(owner, "canonical_norm", False)):
+    elif norm and last in ("mean", "var"):
         name = f"running_{last}"
-    return Leaf(".".join([*prefix, name]), axes, _role(owner, last))
+    return Leaf(".".join([*prefix, name]), axes, _role(owner, last), shape, split)
 
 
 def _role(owner: Any, name: str) -> Role:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from crosstrain.data.loader import WEIGHT
@@ -59,6 +60,12 @@ def forward_scope(precision: Precision) -> contextlib.AbstractContextManager[Any
     if precision.compute_dtype == "bfloat16":
         return contextlib.nullcontext()
     return jax.default_matmul_precision("highest")
+
+
+def to_host(values: jax.Array) -> np.ndarray:
+    """A copy on the host; bfloat16, which NumPy lacks, as float32."""
+    host = np.asarray(values)
+    return host.astype(np.float32) if host.dtype == jnp.bfloat16 else host
 
 
 def unpin_embeddings(model: nnx.Module) -> None:

@@ -4,7 +4,7 @@ Carrying trees through `jit` costs several times the smallest step itself, so mo
 in `prepare`; the step donates the leaves, and a live model is rebuilt only when somebody asks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +14,12 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from crosstrain.optim import Averaging, OptimizerSpec
+from crosstrain.optim import Averaging, OptimizerSpec, Role
 from crosstrain.precision import Precision
 from crosstrain.state import Gradients, Snapshot, TrainState, check_names
 from crosstrain_jax import naming, optim, sharding
 from crosstrain_jax.models.layers import Dropout
-from crosstrain_jax.precision import is_floating, param_dtype, scope, unpin_embeddings
+from crosstrain_jax.precision import is_floating, param_dtype, scope, to_host, unpin_embeddings
 
 Leaves = tuple[jax.Array, ...]
 
@@ -127,7 +127,12 @@ class JaxState(TrainState):
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """See `crosstrain.TrainState`."""
-        return _shapes(self.layout.params, self.params)
+        return _shapes(self.layout.params)
+
+    @property
+    def parameter_roles(self) -> dict[str, Role]:
+        """See `crosstrain.TrainState`."""
+        return {leaf.name: leaf.role for leaf in self.layout.params}
 
     def apply_gradients(self, gradients: Gradients, *, clip_norm: float | None = None) -> None:
         """See `crosstrain.TrainState`."""
@@ -140,6 +145,12 @@ class JaxState(TrainState):
                 self.params, self.moments, self.averages, self.count, gradients.leaves, hyper
             )
         self._step += 1
+
+    def to_gradients(self, values: Mapping[str, np.ndarray]) -> JaxGradients:
+        """See `crosstrain.TrainState`."""
+        check_names("gradients", self.parameter_shapes, values)
+        with scope(self._precision):
+            return JaxGradients(self.layout, self._from_canonical(self.layout.params, self.params, values))
 
     def snapshot(self) -> Snapshot:
         """See `crosstrain.TrainState`."""
@@ -158,7 +169,7 @@ class JaxState(TrainState):
         """See `crosstrain.TrainState`."""
         names, buffers = self._floating_buffers()
         check_names("params", self.parameter_shapes, snapshot.params)
-        check_names("buffers", _shapes(names, buffers), snapshot.buffers)
+        check_names("buffers", _shapes(names), snapshot.buffers)
         for slot, values in snapshot.moments.items():
             check_names(slot, self.parameter_shapes, values)
         with scope(self._precision):
@@ -218,12 +229,8 @@ class JaxState(TrainState):
 
 
 def to_canonical(names: list[naming.Leaf], leaves: Sequence[jax.Array]) -> dict[str, np.ndarray]:
-    """Copies on the host by canonical name; bfloat16, which NumPy lacks, as float32."""
-    host = jax.device_get(list(leaves))
-    return {
-        leaf.name: np.array(leaf.to_canonical(values.astype(np.float32) if values.dtype.kind == "V" else values))
-        for leaf, values in zip(names, host, strict=True)
-    }
+    """Copies on the host by canonical name."""
+    return {leaf.name: np.array(leaf.to_canonical(to_host(values))) for leaf, values in zip(names, leaves, strict=True)}
 
 
 def bind_random(model: nnx.Module, random: Any) -> None:
@@ -262,5 +269,5 @@ def _optimizer_key(optimizer: OptimizerSpec | None) -> Any:
     return type(optimizer), tuple(getattr(optimizer, name) for name in fields if name != "learning_rate")
 
 
-def _shapes(names: list[naming.Leaf], leaves: Leaves) -> dict[str, tuple[int, ...]]:
-    return {leaf.name: leaf.canonical_shape(array.shape) for leaf, array in zip(names, leaves, strict=True)}
+def _shapes(names: list[naming.Leaf]) -> dict[str, tuple[int, ...]]:
+    return {leaf.name: leaf.canonical_shape for leaf in names}

@@ -12,8 +12,9 @@ from torch import nn
 from crosstrain.accelerator import Accelerator, Platform
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
+from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
-from crosstrain_torch import evaluation, models, sharding, step
+from crosstrain_torch import capture, evaluation, models, sharding, step
 from crosstrain_torch.collectives import barrier
 from crosstrain_torch.precision import param_dtype
 from crosstrain_torch.state import TorchState
@@ -37,6 +38,18 @@ class TorchAccelerator(Accelerator):
     def predict_step(self, predict_fn: Callable[..., Any], *, averaged: bool = False) -> PredictStep:
         """See `crosstrain.Accelerator`."""
         return evaluation.predict_step(predict_fn, self._runtime, self.to_device, averaged)
+
+    def probe_step(self, loss_fn: LossFn) -> Callable[..., Probe]:
+        """See `crosstrain.Accelerator`."""
+        return capture.probe_step(loss_fn, self._runtime, self.to_device)
+
+    def module_settings(self, model: Any) -> dict[str, ModuleSettings]:
+        """See `crosstrain.Accelerator`."""
+        return capture.module_settings(model)
+
+    def change_setting(self, model: Any, path: str, name: str, value: Any) -> bool:
+        """See `crosstrain.Accelerator`."""
+        return capture.change_setting(model, path, name, value)
 
     def wait_for_everyone(self) -> None:
         """See `crosstrain.Accelerator`."""

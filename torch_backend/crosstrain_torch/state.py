@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from crosstrain.optim import Averaging, OptimizerSpec
+from crosstrain.optim import Averaging, OptimizerSpec, Role
 from crosstrain.precision import Precision
 from crosstrain.state import Gradients, Snapshot, TrainState, check_names
 from crosstrain_torch import naming, optim
@@ -63,6 +63,12 @@ class TorchState(TrainState):
         """See `crosstrain.TrainState`."""
         return {name: tuple(param.shape) for name, param in self.params.items()}
 
+    @property
+    def parameter_roles(self) -> dict[str, Role]:
+        """See `crosstrain.TrainState`."""
+        roles = naming.roles(self._model)
+        return {name: roles[name] for name in self.params}
+
     def take_gradients(self) -> TorchGradients:
         """Moves the gradients out of the parameters."""
         grads = [param.grad for param in self.params.values()]
@@ -85,6 +91,15 @@ class TorchState(TrainState):
         """The gradients that are there."""
         return [param.grad for param in self.trained if param.grad is not None]
 
+    def fill_missing_gradients(self) -> None:
+        """Gives parameters that the loss does not depend on their gradient, which is zero.
+
+        torch leaves it out, and its optimizers then skip the parameter's weight decay and momentum.
+        """
+        for param in self.trained:
+            if param.grad is None:
+                param.grad = torch.zeros_like(param)
+
     def update(self, rate: float, momentum: float, average: float) -> None:
         """One native optimizer step, then the average; the gradients are gone after it."""
         optimizer = self.native_optimizer
@@ -95,6 +110,14 @@ class TorchState(TrainState):
         if self.averages and average:
             params = [param.detach() for param in self.params.values()]
             optim.update_average(list(self.averages.values()), params, average)
+
+    def to_gradients(self, values: Mapping[str, np.ndarray]) -> TorchGradients:
+        """See `crosstrain.TrainState`."""
+        trained = {name: param for name, param in self.params.items() if param.requires_grad}
+        check_names("gradients", {name: tuple(param.shape) for name, param in trained.items()}, values)
+        grads = {name: torch.empty_like(param.detach()) for name, param in trained.items()}
+        _copy(grads, values)
+        return TorchGradients(list(self.params), [grads.get(name) for name in self.params])
 
     def snapshot(self) -> Snapshot:
         """See `crosstrain.TrainState`."""

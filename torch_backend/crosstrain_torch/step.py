@@ -83,8 +83,11 @@ class Gradient:
             outputs = self._forward(objective, state, batch, others, self._rows(batch))
             loss = outputs["loss"]
             (loss.sum / loss.weight).backward()
-            return _detach(outputs)
-        return self._accumulate(objective, state, batch, others)
+            outputs = _detach(outputs)
+        else:
+            outputs = self._accumulate(objective, state, batch, others)
+        state.fill_missing_gradients()
+        return outputs
 
     def _accumulate(
         self, objective: nn.Module, state: TorchState, batch: Batch, others: tuple[TorchState, ...]

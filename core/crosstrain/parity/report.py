@@ -11,7 +11,7 @@ from crosstrain.parity.figure import draw, to_svg
 from crosstrain.parity.recipe import Trace
 from crosstrain.parity.tables import shown_steps
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
@@ -58,7 +58,7 @@ def render(comparisons: Sequence[Comparison], environment: Mapping[str, Mapping[
     sections = "".join(_section(comparison) for comparison in comparisons)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>crosstrain parity</title>'
-        f"<style>{_STYLE}</style></head><body><h1>Do both engines train the same?</h1>{summary}"
+        f"<style>{STYLE}</style></head><body><h1>Do both engines train the same?</h1>{summary}"
         f"{svg}{sections}<footer><ul>{machine}</ul></footer></body></html>"
     )
 
@@ -106,7 +106,7 @@ def _pairs(caption: str, a: Trace, b: Trace) -> str:
         for x, y in ((a.loss[step], b.loss[step]), (a.grad_norm[step], b.grad_norm[step])):
             cells += [f"{x:.12g}", f"{y:.12g}", f"{float(relative_difference(x, y)):.1e}"]
         rows.append(cells)
-    return _table(caption, heads, rows)
+    return html_table(caption, heads, rows)
 
 
 def _outcome(comparison: Comparison) -> str:
@@ -119,10 +119,11 @@ def _outcome(comparison: Comparison) -> str:
         ]
         for runs, accuracies in zip(comparison.runs, comparison.accuracies, strict=True)
     ]
-    return _table("After training", ["engine", "accuracy of each seed", "mean", "examples/s"], rows)
+    return html_table("After training", ["engine", "accuracy of each seed", "mean", "examples/s"], rows)
 
 
-def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def html_table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with everything in it escaped."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><caption>{html.escape(caption)}</caption><tr>{head}</tr>{body}</table>"

@@ -1,0 +1,233 @@
+"""Low precision: how far a side drifts from itself when rounding is nudged, and whether the other stays within that.
+
+No tolerance is tuned by hand. A step is repeated with weights moved by one unit in the last place of the compute type
+and, without dropout, with the examples of the batch in another order; the largest change is the envelope. A
+resynchronised step outside four envelopes is a difference; a free run outside is only a warning, since correct runs
+leave it, too (docs/numerics.md).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from crosstrain.data.sources import Arrays
+from crosstrain.parity.compare import relative_difference
+from crosstrain.parity.findings import Finding, differences
+from crosstrain.parity.side import Live, Side
+from crosstrain.parity.verdict import checked_steps
+from crosstrain.random import philox, uniform
+from crosstrain.state import Snapshot
+
+ULP = {"fp32": 2.0**-23, "bf16": 2.0**-8}
+FACTOR = 4.0
+FLOOR_ULPS = 8.0
+_VANISHING = 1e-3
+_HORIZON = 1e-5
+_QUANTILE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepCheck:
+    """One resynchronised step in low precision.
+
+    Attributes:
+        step: 0-based optimizer step.
+        multiples: `loss`, parameter name (its gradient) or `update of` parameter -> difference as a multiple of what
+            is allowed; above 1 is a finding.
+    """
+
+    step: int
+    multiples: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FreeRun:
+    """Free-running losses against the envelope of the reference.
+
+    Attributes:
+        difference: relative loss difference of the two sides, shape (steps,).
+        envelope: what nudging the reference's rounding makes, 0.95 quantile over seeds, shape (steps,).
+        horizon: steps for which the envelope stays below 1e-5; beyond it losses say nothing step by step.
+    """
+
+    difference: np.ndarray
+    envelope: np.ndarray
+    horizon: int
+
+    def multiple(self, ulp: float) -> float:
+        """Largest multiple of four envelopes (and eight units in the last place) within the horizon."""
+        allowed = FACTOR * np.maximum.accumulate(self.envelope) + FLOOR_ULPS * ulp
+        return float((self.difference / allowed)[: max(1, self.horizon)].max())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LowPrecision:
+    """What one low precision showed.
+
+    Attributes:
+        precision: `fp32` or `bf16`.
+        checks: the resynchronised steps.
+        free: the free run, or None when it was not asked for.
+        seeds: nudges behind each envelope.
+    """
+
+    precision: str
+    checks: tuple[StepCheck, ...]
+    free: FreeRun | None
+    seeds: int
+
+    @property
+    def worst(self) -> float:
+        """Largest multiple of what is allowed in the resynchronised steps."""
+        return max((value for check in self.checks for value in check.multiples.values()), default=0.0)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Resynchronised differences that rounding does not explain."""
+        return tuple(
+            Finding(
+                channel="loss" if name == "loss" else "optimizer" if name.startswith("update of") else "backward",
+                where=name,
+                difference=value,
+                limit=1.0,
+                step=check.step,
+                cause=f"{self.precision}, as a multiple of four envelopes",
+            )
+            for check in self.checks
+            for name, value in check.multiples.items()
+            if not value <= 1.0
+        )
+
+    @property
+    def warning(self) -> str | None:
+        """What the free run shows, where it leaves the envelope."""
+        if self.free is None or self.free.multiple(ULP[self.precision]) <= 1.0:
+            return None
+        return (
+            f"{self.precision}: the free run leaves the envelope of {self.seeds} nudged runs "
+            f"({self.free.multiple(ULP[self.precision]):.1f} times what is allowed within {self.free.horizon} steps). "
+            "That alone proves nothing: correct runs do so, too."
+        )
+
+
+def compare_low_precision(
+    a: Side, b: Side, *, precision: str, total_steps: int, seeds: int = 16, free_steps: int = 0
+) -> LowPrecision:
+    """Compares two sides in float32 or bfloat16 against envelopes of the first.
+
+    Args:
+        a: the reference, whose rounding is nudged.
+        b: the other side.
+        precision: `fp32` or `bf16`.
+        total_steps: as for `crosstrain.parity.compare`.
+        seeds: nudges per envelope.
+        free_steps: steps of the free run; 0 leaves it out.
+    """
+    return compare_low_precision_open(
+        a.open(precision),
+        b.open(precision),
+        precision=precision,
+        total_steps=total_steps,
+        seeds=seeds,
+        free_steps=free_steps,
+    )
+
+
+def compare_low_precision_open(
+    a: Live, b: Live, *, precision: str, total_steps: int, seeds: int = 16, free_steps: int = 0
+) -> LowPrecision:
+    """As `compare_low_precision`, for sides that are open already."""
+    start, ulp = a.snapshot(), ULP[precision]
+    points = checked_steps(a.side, total_steps)
+    states = _trained_states(a, start, len(points), apart=5)
+    checks = tuple(
+        _check(a, b, replace(state, step=step), a.side.batches(step), ulp, seeds)
+        for step, state in zip(points, states, strict=True)
+    )
+    free = _free_run(a, b, start, free_steps, ulp, seeds) if free_steps else None
+    a.load(start)
+    return LowPrecision(precision=precision, checks=checks, free=free, seeds=seeds)
+
+
+def nudged(snapshot: Snapshot, ulp: float, seed: int) -> Snapshot:
+    """A state whose weights are moved up or down by one unit in the last place of the compute type."""
+    params = {}
+    for name, values in snapshot.params.items():
+        signs = np.where(uniform(seed, f"nudge/{name}", values.shape) < 0.5, -1.0, 1.0)
+        params[name] = (values * (1.0 + ulp * signs)).astype(values.dtype)
+    return replace(snapshot, params=params)
+
+
+def _trained_states(a: Live, start: Snapshot, count: int, apart: int) -> list[Snapshot]:
+    a.load(start)
+    states = [start]
+    for step in range((count - 1) * apart):
+        a.step(a.side.batches(step))
+        if (step + 1) % apart == 0:
+            states.append(a.snapshot())
+    return states
+
+
+def _check(a: Live, b: Live, state: Snapshot, batch: Arrays, ulp: float, seeds: int) -> StepCheck:
+    a.load(state)
+    b.load(state)
+    base, other = a.probe(batch), b.probe(batch)
+    allowed = {"loss": 0.0, **dict.fromkeys(base.gradients, 0.0)}
+    dropout = any(each.kind == "dropout" and each.values["rate"] for each in a.module_settings().values())
+    for seed in range(seeds):
+        a.load(nudged(state, ulp, seed))
+        probe = a.probe(batch if dropout else _reordered(batch, seed))
+        for name, value in _against(base.loss, base.gradients, probe.loss, probe.gradients).items():
+            allowed[name] = max(allowed[name], value)
+    measured = _against(base.loss, base.gradients, other.loss, other.gradients)
+    multiples = {name: value / (FACTOR * allowed[name] + FLOOR_ULPS * ulp) for name, value in measured.items()}
+    return StepCheck(step=state.step, multiples=multiples | _updates(a, b, state, base.gradients))
+
+
+def _updates(a: Live, b: Live, state: Snapshot, gradients: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Updates from the same gradients, against the rounding of the float32 weights and of the update itself."""
+    after = []
+    for live in (a, b):
+        live.load(state)
+        live.apply(gradients)
+        after.append(live.snapshot().params)
+    multiples = {}
+    for name, old in state.params.items():
+        x, y = after[0][name].astype(np.float64) - old, after[1][name].astype(np.float64) - old
+        ulp = ULP["fp32"]
+        allowed = FACTOR * ulp * np.abs(old).max(initial=0.0) + FACTOR * FLOOR_ULPS * ulp * np.abs(x).max(initial=0.0)
+        multiples[f"update of {name}"] = float(np.abs(x - y).max(initial=0.0) / allowed) if allowed else 0.0
+    return multiples
+
+
+def _against(
+    loss: float, gradients: Mapping[str, np.ndarray], other: float, others: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    return {
+        "loss": float(relative_difference(np.array(loss), np.array(other))),
+        **differences(gradients, others, share=_VANISHING),
+    }
+
+
+def _reordered(batch: Arrays, seed: int) -> Arrays:
+    order = np.argsort(philox(seed, "reorder").random_raw(len(next(iter(batch.values())))))
+    return {name: values[order] for name, values in batch.items()}
+
+
+def _free_run(a: Live, b: Live, start: Snapshot, steps: int, ulp: float, seeds: int) -> FreeRun:
+    base, other = _losses(a, start, steps), _losses(b, start, steps)
+    runs = [relative_difference(base, _losses(a, nudged(start, ulp, seed), steps)) for seed in range(seeds)]
+    envelope = np.quantile(np.stack(runs), _QUANTILE, axis=0)
+    beyond = np.flatnonzero(np.maximum.accumulate(envelope) > _HORIZON)
+    return FreeRun(
+        difference=relative_difference(base, other),
+        envelope=envelope,
+        horizon=int(beyond[0]) if len(beyond) else steps,
+    )
+
+
+def _losses(live: Live, start: Snapshot, steps: int) -> np.ndarray:
+    live.load(start)
+    metrics = [live.step(live.side.batches(step)) for step in range(steps)]
+    return np.array([each["loss"] for each in metrics])

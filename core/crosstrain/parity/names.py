@@ -1,0 +1,92 @@
+"""Translates one side's parameter names into the names that both sides share, packed parameters included."""
+
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+class Part(NamedTuple):
+    """Where one of a side's own parameters goes.
+
+    Attributes:
+        shared: the shared name.
+        position: which part of the shared parameter this is, along its first dimension.
+        of: how many parts it has; 1 for the whole.
+    """
+
+    shared: str
+    position: int = 0
+    of: int = 1
+
+
+class Names:
+    """A side's own names and the shared ones; names that are not mapped are shared as they are."""
+
+    def __init__(self, parts: Mapping[str, Part] | None = None) -> None:
+        self._parts = dict(parts or {})
+
+        self._modules = _module_paths(self._parts)
+
+    def label(self, own: str) -> str:
+        """The shared name of one of the side's own parameters."""
+        return self._parts.get(own, Part(own)).shared
+
+    def by_module(self, own: Mapping[str, T]) -> dict[str, T]:
+        """Anything by module path, in shared paths; a suffix `#1` of repeated calls stays."""
+        found = {}
+        for name, value in own.items():
+            path, mark, call = name.partition("#")
+            found[self._modules.get(path, path) + mark + call] = value
+        return found
+
+    def shapes(self, own: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Shapes by shared name."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name, shape in own.items():
+            part = self._parts.get(name, Part(name))
+            found[part.shared] = (shape[0] * part.of, *shape[1:]) if part.of > 1 else shape
+        return found
+
+    def first(self, own: Mapping[str, T]) -> dict[str, T]:
+        """Anything that is the same for all parts, by shared name."""
+        return {self.label(name): value for name, value in reversed(list(own.items()))}
+
+    def to_shared(self, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays by shared name; the parts of a packed parameter are put together."""
+        found: dict[str, list[tuple[int, np.ndarray]]] = {}
+        for name, values in own.items():
+            part = self._parts.get(name, Part(name))
+            found.setdefault(part.shared, []).append((part.position, values))
+        return {name: _join(parts) for name, parts in found.items()}
+
+    def to_own(self, shared: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays by the side's own names; packed parameters are taken apart."""
+        parts: dict[str, list[tuple[str, Part]]] = {}
+        for own, part in self._parts.items():
+            parts.setdefault(part.shared, []).append((own, part))
+        found: dict[str, np.ndarray] = {}
+        for name, values in shared.items():
+            for own, part in parts.get(name, [(name, Part(name))]):
+                found[own] = np.split(values, part.of)[part.position] if part.of > 1 else values
+        return found
+
+
+def _join(parts: list[tuple[int, np.ndarray]]) -> np.ndarray:
+    ordered = [values for _, values in sorted(parts, key=lambda part: part[0])]
+    return np.concatenate(ordered) if len(ordered) > 1 else ordered[0]
+
+
+def _module_paths(parts: Mapping[str, Part]) -> dict[str, str]:
+    """Own module path -> shared one, read off the parameters: their owners, and the owners' parents."""
+    found: dict[str, set[str]] = {}
+    for own, part in parts.items():
+        if part.of > 1:
+            continue
+        mine, shared = own.split(".")[:-1], part.shared.split(".")[:-1]
+        while mine and shared:
+            found.setdefault(".".join(mine), set()).add(".".join(shared))
+            mine, shared = mine[:-1], shared[:-1]
+    return {mine: next(iter(shared)) for mine, shared in found.items() if len(shared) == 1}

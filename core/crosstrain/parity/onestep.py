@@ -1,0 +1,213 @@
+"""The resynchronised one-step check: both sides from the same weights and moments, compared piece by piece."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from crosstrain.data.sources import Arrays
+from crosstrain.parity.findings import Finding, differences, exceeding, tensor_difference
+from crosstrain.parity.side import Live
+from crosstrain.probe import Probe
+from crosstrain.state import Snapshot
+
+_VANISHING = 1e-3
+"""Gradients are measured against at least this share of the largest gradient: below it they may be all cancellation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """Relative limits of one precision.
+
+    Attributes:
+        loss: of the loss.
+        activation: of every module's output, against its largest element.
+        gradient: of every gradient, against its largest element.
+        update: of every update, moment and buffer.
+    """
+
+    loss: float
+    activation: float
+    gradient: float
+    update: float
+
+
+FLOAT64 = Limits(loss=1e-12, activation=1e-12, gradient=1e-12, update=1e-10)
+"""Clean engines measure 7e-16, 1e-15 and 2e-13 in float64 over 200 steps, planted bugs 1e-5 and more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OneStep:
+    """What one resynchronised step measured, as relative differences by name.
+
+    Attributes:
+        step: 0-based optimizer step whose rate and bias correction were used.
+        loss: of the loss.
+        activations: by module path, in forward order.
+        gradients: by parameter, in forward order.
+        updates: by parameter, from the same gradients.
+        moments: by `slot/parameter`, from the same gradients.
+        whole: what the whole step (accumulation, clipping, buffers) changed differently although its parts agree.
+        findings: what exceeds the limits, in causal order.
+    """
+
+    step: int
+    loss: float
+    activations: Mapping[str, float]
+    gradients: Mapping[str, float]
+    updates: Mapping[str, float]
+    moments: Mapping[str, float]
+    whole: Mapping[str, float]
+    findings: tuple[Finding, ...]
+
+
+def one_step(a: Live, b: Live, start: Snapshot, batch: Arrays, limits: Limits) -> OneStep:
+    """Takes one step on both sides from `start` and compares everything in it.
+
+    Args:
+        a: the reference.
+        b: the other side.
+        start: the state both begin with.
+        batch: the batch both see.
+        limits: what rounding may explain.
+    """
+    a.load(start)
+    b.load(start)
+    x, y = a.probe(batch), b.probe(batch)
+    ordered = y if _knows_order(y) else x
+    activations = differences(
+        {name: x.activations[name] for name in ordered.activations if name in x.activations}, y.activations
+    )
+    loss = abs(x.loss - y.loss) / max(abs(x.loss), abs(y.loss), np.finfo(float).tiny)
+    order = list(ordered.activations)
+    forward = sorted(x.gradients, key=lambda name: _position(name, order))
+    gradients = differences({name: x.gradients[name] for name in forward}, y.gradients, share=_VANISHING)
+
+    # The update is computed from the same gradients on both sides: after the first step of Adam, whose update is
+    # nearly a sign, it would otherwise hide wrong gradients, or be blamed for them.
+    a.apply(x.gradients)
+    b.apply(x.gradients)
+    after_a, after_b = a.snapshot(), b.snapshot()
+    updates = _updates(start, after_a, after_b)
+    moments = differences(_flat_moments(after_a), _flat_moments(after_b), share=1e-12)
+    whole = _whole_step(a, b, start, batch)
+    measured = OneStep(
+        step=start.step,
+        loss=loss if np.isfinite(loss) else float("inf"),
+        activations=activations,
+        gradients=gradients,
+        updates=updates,
+        moments=moments,
+        whole=whole,
+        findings=(),
+    )
+    evidence = Evidence(start=start, a=after_a, b=after_b, probes=(x, y), roles=a.roles)
+    return replace(measured, findings=tuple(_findings(measured, evidence, limits)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """The arrays behind a one-step check, from which causes are read."""
+
+    start: Snapshot
+    a: Snapshot
+    b: Snapshot
+    probes: tuple[Probe, Probe]
+    roles: Mapping[str, str]
+
+
+def _position(name: str, order: list[str]) -> int:
+    """When the layer that owns a parameter ran."""
+    owner = name.rpartition(".")[0]
+    return order.index(owner) if owner in order else -1
+
+
+def _knows_order(probe: Probe) -> bool:
+    """Whether activations came in the order of execution: only then is the root, which finishes last, at the end."""
+    return bool(probe.activations) and next(reversed(list(probe.activations))) == ""
+
+
+def _updates(start: Snapshot, a: Snapshot, b: Snapshot) -> dict[str, float]:
+    measured: dict[str, float] = {}
+    for name, old in start.params.items():
+        # A new weight is rounded to 1e-16 of itself, which is 1e-11 of an update 1e-5 times its size: updates that are
+        # smaller still are measured against that size, so that their rounding is not taken for a difference.
+        floor = 1e-5 * float(np.abs(old).max(initial=0.0))
+        measured[name] = tensor_difference(a.params[name] - old, b.params[name] - old, floor=floor)
+    return measured
+
+
+def _flat_moments(snapshot: Snapshot) -> dict[str, np.ndarray]:
+    return {f"{slot}/{name}": values for slot, each in snapshot.moments.items() for name, values in each.items()}
+
+
+def _whole_step(a: Live, b: Live, start: Snapshot, batch: Arrays) -> dict[str, float]:
+    results = []
+    for side in (a, b):
+        side.load(start)
+        metrics = side.step(batch)
+        values = {"loss": np.array(metrics["loss"]), "grad_norm": np.array(metrics["grad_norm"])}
+        results.append((values, side.snapshot()))
+    (x, after_a), (y, after_b) = results
+    measured = {name: differences({name: x[name]}, {name: y[name]})[name] for name in x}
+    measured |= {f"update of {name}": value for name, value in _updates(start, after_a, after_b).items()}
+    measured |= differences(dict(after_a.buffers), after_b.buffers, share=1e-12)
+    return measured
+
+
+def _findings(measured: OneStep, evidence: Evidence, limits: Limits) -> list[Finding]:
+    from crosstrain.parity import causes
+
+    def found(channel: str, where: str, value: float, limit: float, cause: str = "") -> Finding:
+        return Finding(
+            channel=channel,  # type: ignore[arg-type]
+            where=where,
+            difference=value,
+            limit=limit,
+            step=measured.step,
+            cause=cause,
+        )
+
+    activations = [
+        found(
+            "activation",
+            name or "(model)",
+            value,
+            limits.activation,
+            causes.activation(name, measured.activations, limits.activation),
+        )
+        for name, value in exceeding(measured.activations, limits.activation)
+    ]
+    buffers = [
+        found("activation", name, value, limits.update, causes.buffer(name, evidence))
+        for name, value in exceeding(
+            {k: v for k, v in measured.whole.items() if k in evidence.a.buffers}, limits.update
+        )
+    ]
+    loss = (
+        [found("loss", "loss", measured.loss, limits.loss, causes.loss(activations != []))]
+        if not measured.loss <= limits.loss
+        else []
+    )
+    backward = [
+        found("backward", name, value, limits.gradient, causes.gradient(name, evidence))
+        # The pass runs backwards: the last parameter in forward order is the first that went wrong.
+        for name, value in reversed(list(exceeding(measured.gradients, limits.gradient)))
+    ]
+    optimizer = [
+        found("optimizer", name, value, limits.update, causes.update(name, evidence, measured.moments, limits.update))
+        for name, value in exceeding(measured.updates, limits.update)
+    ]
+    optimizer += [
+        found("optimizer", name, value, limits.update, "a moment accumulates differently")
+        for name, value in exceeding(measured.moments, limits.update)
+    ]
+    step = [
+        found("step", name, value, limits.update, causes.whole(name, measured.whole, limits.update))
+        for name, value in exceeding(
+            {k: v for k, v in measured.whole.items() if k not in evidence.a.buffers}, limits.update
+        )
+    ]
+    before = [*activations, *loss, *backward, *optimizer]
+    # What the whole step does wrong follows from what its parts do wrong; only where they agree is it news.
+    return [*activations, *loss, *backward, *optimizer, *([] if before else step), *buffers]

@@ -1,0 +1,114 @@
+"""A user's port: two native models and what they are trained with, read from one Python file.
+
+The file defines, at its top level:
+
+    def torch_model(): ...                      # a torch.nn.Module
+    def jax_model(): ...                        # a flax.nnx.Module
+    def torch_loss(model, batch, ops): ...      # as for Accelerator.train_step; or one `loss_fn` for both
+    def jax_loss(model, batch, ops): ...
+    def batches(step): ...                      # dict of NumPy arrays, a pure function of the step
+    optimizer = ct.adamw(1e-3)
+    hints = {}                                  # optional: torch parameter -> flax parameter, canonical names
+    total_steps = 1000                          # optional: length of the run, for the schedule
+"""
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from crosstrain.accelerator import Accelerator
+from crosstrain.data.sources import Arrays
+from crosstrain.errors import ConfigError
+from crosstrain.optim import OptimizerSpec
+from crosstrain.parity.matching import Matching, Parameter, match
+from crosstrain.parity.side import Side
+from crosstrain.step import LossFn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Port:
+    """Two native models that should be the same. See the module for the meaning of the fields."""
+
+    torch_model: Callable[[], Any]
+    jax_model: Callable[[], Any]
+    torch_loss: LossFn
+    jax_loss: LossFn
+    batches: Callable[[int], Arrays]
+    optimizer: OptimizerSpec
+    hints: Mapping[str, str] = field(default_factory=dict)
+    total_steps: int = 100
+
+    def sides(self) -> tuple[Side, Side, Matching]:
+        """The torch side (the reference), the JAX side in the torch side's names, and how they were matched.
+
+        Raises:
+            ConfigError: a hint names a parameter that is not there.
+        """
+        torch = Side(
+            backend="torch",
+            model=lambda _: self.torch_model(),
+            loss_fn=self.torch_loss,
+            optimizer=self.optimizer,
+            batches=self.batches,
+        )
+        jax = replace(torch, backend="jax", model=lambda _: self.jax_model(), loss_fn=self.jax_loss)
+        matching = match(_parameters(torch), _parameters(jax), self.hints)
+        return torch, replace(jax, names=matching.names_of_other()), matching
+
+
+def load_port(path: Path) -> Port:
+    """Runs a file and reads the port it defines.
+
+    Raises:
+        ConfigError: the file is missing, or does not define what it has to.
+    """
+    if not path.is_file():
+        raise ConfigError(f"the port must be a Python file, got {path}, which does not exist.")
+    module = _run(path)
+    shared_loss = getattr(module, "loss_fn", None)
+    found = {
+        "torch_loss": getattr(module, "torch_loss", shared_loss),
+        "jax_loss": getattr(module, "jax_loss", shared_loss),
+        **{name: getattr(module, name, None) for name in ("torch_model", "jax_model", "batches", "optimizer")},
+    }
+    missing = [name for name, value in found.items() if value is None]
+    if missing:
+        raise ConfigError(
+            f"{path.name} must define {', '.join(found)}, got a file without {', '.join(missing)}. "
+            "See `help(crosstrain.parity.port)` for a template."
+        )
+    if not isinstance(found["optimizer"], OptimizerSpec):
+        kind = type(found["optimizer"]).__name__
+        raise ConfigError(f"optimizer must be an OptimizerSpec, got {kind}. Use ct.sgd, ct.adam or ct.adamw.")
+    options = {name: getattr(module, name) for name in ("hints", "total_steps") if hasattr(module, name)}
+    return Port(**{**found, **options})
+
+
+def _run(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"crosstrain_port_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"the port must be a Python file, got {path}.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _parameters(side: Side) -> list[Parameter]:
+    """Parameters and buffers in the order in which their layers were defined."""
+    accelerator = Accelerator(side.backend)
+    state = accelerator.prepare(side.model(accelerator))
+    roles: dict[str, str] = dict(state.parameter_roles)
+    shapes = dict(state.parameter_shapes)
+    for name, values in state.snapshot().buffers.items():
+        shapes[name], roles[name] = values.shape, "buffer"
+    order = list(accelerator.module_settings(state.model))
+    kinds = {"weight": 0, "bias": 1}
+
+    def position(name: str) -> tuple[int, int, str]:
+        owner, _, last = name.rpartition(".")
+        return order.index(owner) if owner in order else len(order), kinds.get(last, 2), last
+
+    return [Parameter(name, shapes[name], roles[name]) for name in sorted(shapes, key=position)]

@@ -1,0 +1,96 @@
+"""What a comparison could not have detected: known bugs are planted in one side; those that stay unseen are named."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from crosstrain.accelerator import Accelerator
+from crosstrain.parity.envelope import compare_low_precision
+from crosstrain.parity.side import Side
+from crosstrain.parity.verdict import compare
+from crosstrain.schedules import Schedule
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planted:
+    """One planted bug and whether it was seen.
+
+    Attributes:
+        name: what was planted.
+        precision: in which comparison.
+        seen: whether that comparison flagged it.
+    """
+
+    name: str
+    precision: str
+    seen: bool
+
+
+def detection(a: Side, *, precision: str, total_steps: int, seeds: int = 8) -> list[Planted]:
+    """Plants the bugs that apply to a side, one at a time, and compares the side with its changed self.
+
+    Args:
+        a: the side.
+        precision: `fp64` (static comparison left out, 20 free steps), `fp32` or `bf16` (resynchronised steps).
+        total_steps: as for `crosstrain.parity.compare`.
+        seeds: nudges per envelope.
+    """
+    found = []
+    for name, changed in planted_bugs(a).items():
+        if precision == "fp64":
+            verdict = compare(a, changed, total_steps=total_steps, free_steps=20)
+            seen = any(finding not in verdict.static for finding in verdict.findings)
+        else:
+            seen = bool(
+                compare_low_precision(a, changed, precision=precision, total_steps=total_steps, seeds=seeds).findings
+            )
+        found.append(Planted(name=name, precision=precision, seen=seen))
+    return found
+
+
+def planted_bugs(side: Side) -> dict[str, Side]:
+    """The bugs that apply to a side: optimizer numbers, the schedule, and settings of its layers."""
+    bugs: dict[str, Side] = {}
+    spec = side.optimizer
+    changes: dict[str, Callable[[Any], Any]] = {
+        "eps": lambda value: value * 10,
+        "weight_decay": lambda value: value * 1.1,
+        "momentum": lambda value: value - 0.01,
+        "betas": lambda value: (value[0], value[1] - 0.01),
+    }
+    for each in dataclasses.fields(spec):
+        value = getattr(spec, each.name)
+        if each.name in changes and value and not isinstance(value, Schedule):
+            changed = dataclasses.replace(spec, **{each.name: changes[each.name](value)})
+            bugs[f"optimizer {each.name} {value} -> {getattr(changed, each.name)}"] = replace(side, optimizer=changed)
+    late = dataclasses.replace(spec, learning_rate=_Late(inner=spec.learning_rate))
+    bugs["schedule one step late"] = replace(side, optimizer=late)
+    return bugs | _layer_bugs(side)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Late(Schedule):
+    inner: Schedule
+
+    def rate(self, step: int) -> float:
+        return self.inner(max(0, step - 1))
+
+
+def _layer_bugs(side: Side) -> dict[str, Side]:
+    live = side.open("fp32")
+    bugs: dict[str, Side] = {}
+    for path, settings in live.accelerator.module_settings(live.state.model).items():
+        eps = settings.values.get("eps")
+        if isinstance(eps, float) and not any(name.startswith(settings.kind) for name in bugs):
+            bugs[f"{settings.kind} eps {eps:g} -> {eps / 10:g} in {path}"] = _with_eps(side, path, eps / 10)
+    return bugs
+
+
+def _with_eps(side: Side, path: str, eps: float) -> Side:
+    def model(accelerator: Accelerator) -> Any:
+        made = side.model(accelerator)
+        accelerator.change_setting(made, path, "eps", eps)
+        return made
+
+    return replace(side, model=model)

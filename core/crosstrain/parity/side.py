@@ -1,0 +1,110 @@
+"""`Side`: one of the two runs that are compared, as a recipe that can be opened in any precision."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from crosstrain.accelerator import Accelerator
+from crosstrain.data.sources import Arrays
+from crosstrain.metrics import Metrics
+from crosstrain.optim import OptimizerSpec
+from crosstrain.parity.names import Names, Part
+from crosstrain.probe import ModuleSettings, Probe
+from crosstrain.state import Snapshot
+from crosstrain.step import LossFn, StepOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """Everything that decides one run, except the precision.
+
+    Attributes:
+        backend: the engine.
+        model: makes the native model.
+        loss_fn: see `Accelerator.train_step`.
+        optimizer: the spec.
+        batches: 0-based optimizer step -> global batch on the host; a pure function.
+        options: accumulation and clipping.
+        seed: of dropout masks.
+        names: this side's own parameter name -> its place in the shared names; empty where they are the same.
+    """
+
+    backend: str
+    model: Callable[[Accelerator], Any]
+    loss_fn: LossFn
+    optimizer: OptimizerSpec
+    batches: Callable[[int], Arrays]
+    options: StepOptions = field(default_factory=StepOptions)
+    seed: int = 0
+    names: Mapping[str, Part] = field(default_factory=dict)
+
+    def open(self, precision: str) -> "Live":
+        """The run, ready for its first step."""
+        return Live(self, precision)
+
+
+class Live:
+    """An open side: a state on its engine, spoken to in shared names."""
+
+    def __init__(self, side: Side, precision: str) -> None:
+        self.side = side
+        self.accelerator = Accelerator(side.backend, precision=precision, seed=side.seed)
+        self.state = self.accelerator.prepare(side.model(self.accelerator), side.optimizer)
+        self._probe = self.accelerator.probe_step(side.loss_fn)
+        self._step = self.accelerator.train_step(
+            side.loss_fn,
+            accumulate_steps=side.options.accumulate_steps,
+            clip_norm=side.options.clip_norm,
+            grad_norm=True,
+        )
+        self.names = Names(side.names)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shared name -> shape of every parameter."""
+        return self.names.shapes(self.state.parameter_shapes)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Shared name -> role of every parameter."""
+        return self.names.first(dict(self.state.parameter_roles))
+
+    def probe(self, batch: Arrays) -> Probe:
+        """Loss, activations and gradients on a batch; nothing changes."""
+        found = self._probe(self.state, batch)
+        return replace(
+            found,
+            activations=self.names.by_module(found.activations),
+            gradients=self.names.to_shared(found.gradients),
+        )
+
+    def module_settings(self) -> dict[str, ModuleSettings]:
+        """Shared module path -> settings of the layers that crosstrain knows."""
+        return self.names.by_module(self.accelerator.module_settings(self.state.model))
+
+    def step(self, batch: Arrays) -> Metrics:
+        """One whole optimizer step."""
+        return self._step(self.state, batch)
+
+    def apply(self, gradients: Mapping[str, np.ndarray]) -> None:
+        """The optimizer's update alone, from given gradients."""
+        self.state.apply_gradients(self.state.to_gradients(self.names.to_own(gradients)))
+
+    def snapshot(self) -> Snapshot:
+        """The state in shared names."""
+        return _translate(self.state.snapshot(), self.names.to_shared)
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Takes over a state of either side."""
+        self.state.load(_translate(snapshot, self.names.to_own))
+
+
+def _translate(snapshot: Snapshot, names: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]) -> Snapshot:
+    return replace(
+        snapshot,
+        params=names(snapshot.params),
+        buffers=names(snapshot.buffers),
+        moments={slot: names(values) for slot, values in snapshot.moments.items()},
+    )

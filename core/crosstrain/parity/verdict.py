@@ -1,0 +1,163 @@
+"""The verdict: do two runs execute the same algorithm, and if not, where do they part first?
+
+In order: what can be read without running; float64, resynchronised at several points of the schedule; float64, free
+running. Only float64 can say 'the same algorithm': in float32 a correct run may leave any envelope that a few seeds
+draw, and in bfloat16 planted bugs vanish in the rounding (docs/numerics.md).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from crosstrain.parity.compare import FLOAT64_LIMIT, relative_difference
+from crosstrain.parity.findings import Finding
+from crosstrain.parity.onestep import FLOAT64, OneStep, one_step
+from crosstrain.parity.side import Live, Side
+from crosstrain.parity.static import compare_static
+from crosstrain.state import Snapshot
+
+_ORDER = ("data", "settings", "schedule", "activation", "loss", "backward", "optimizer", "step")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What was compared, and what came out.
+
+    Attributes:
+        backends: the two engines; the first is the reference.
+        static: findings of the static comparison.
+        checks: the resynchronised steps, in order.
+        loss: free-running float64 losses of both sides, each of shape (steps,); empty when they were not run.
+        findings: everything that rounding does not explain, most fundamental first.
+    """
+
+    backends: tuple[str, str]
+    static: tuple[Finding, ...]
+    checks: tuple[OneStep, ...]
+    loss: tuple[np.ndarray, np.ndarray]
+    findings: tuple[Finding, ...]
+
+    @property
+    def same_algorithm(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    @property
+    def first(self) -> Finding | None:
+        """Where the runs part first, in causal order."""
+        return self.findings[0] if self.findings else None
+
+    @property
+    def free_difference(self) -> float:
+        """Largest relative loss difference of the free run; NaN when there was none."""
+        a, b = self.loss
+        return float(relative_difference(a, b).max()) if len(a) else float("nan")
+
+
+def compare(a: Side, b: Side, *, total_steps: int, free_steps: int = 100) -> Verdict:
+    """Compares two sides in float64.
+
+    Args:
+        a: the reference.
+        b: the other side.
+        total_steps: length of the whole run, for the schedule tables and the choice of checked steps.
+        free_steps: free-running steps.
+
+    Returns:
+        The verdict. Where the models have other parameters, nothing is run: the structure is the finding.
+    """
+    return compare_open(a.open("fp64"), b.open("fp64"), total_steps=total_steps, free_steps=free_steps)
+
+
+def compare_open(
+    a: Live, b: Live, *, total_steps: int, free_steps: int = 100, start: Snapshot | None = None
+) -> Verdict:
+    """As `compare`, for sides that are open already, so that many comparisons share their compiled programs.
+
+    Args:
+        a: the reference.
+        b: the other side.
+        total_steps: as for `compare`.
+        free_steps: as for `compare`.
+        start: the state both begin with; by default the reference's own.
+    """
+    static = compare_static(a, b, steps=total_steps)
+    start = a.snapshot() if start is None else start
+    if a.shapes != b.shapes or start.buffers.keys() != b.snapshot().buffers.keys():
+        return _verdict(a, b, static, (), (np.zeros(0), np.zeros(0)), [])
+    points = checked_steps(a.side, total_steps)
+    losses, snapshots = _run_free(a, b, start, free_steps, len(points))
+    checks = tuple(
+        one_step(a, b, replace(snapshot, step=step), a.side.batches(step), FLOAT64)
+        for step, snapshot in zip(points, snapshots, strict=True)
+    )
+    return _verdict(a, b, static, checks, losses, _free_findings(*losses, checks))
+
+
+def checked_steps(side: Side, total_steps: int) -> list[int]:
+    """0-based steps at the start, in the warm-up, at the peak rate and at the end of a schedule."""
+    table = side.optimizer.learning_rate.table(total_steps)
+    peak = int(np.argmax(table))
+    last = int(np.flatnonzero(table)[-1]) if table.any() else total_steps - 1
+    return sorted({0, 1 if peak == 0 else max(1, peak // 2), peak, last} & set(range(total_steps)))
+
+
+def _run_free(
+    a: Live, b: Live, start: Snapshot, steps: int, snapshots: int
+) -> tuple[tuple[np.ndarray, np.ndarray], list[Snapshot]]:
+    """Runs both sides from the same start, each on its own batches; keeps states of the reference on the way."""
+    kept_at = np.linspace(0, max(steps - 1, 0), snapshots).astype(int).tolist()
+    losses: tuple[list[float], list[float]] = ([], [])
+    kept: list[Snapshot] = []
+    a.load(start)
+    b.load(start)
+    for step in range(steps):
+        kept += [a.snapshot()] * kept_at.count(step)
+        for live, values in zip((a, b), losses, strict=True):
+            values.append(live.step(live.side.batches(step))["loss"])
+    kept += [start] * (snapshots - len(kept))
+    return (np.array(losses[0]), np.array(losses[1])), kept
+
+
+def _free_findings(a: np.ndarray, b: np.ndarray, checks: Sequence[OneStep]) -> list[Finding]:
+    difference = relative_difference(a, b)
+    if not len(difference) or difference.max() <= FLOAT64_LIMIT:
+        return []
+    first = int(np.argmax(~(difference <= FLOAT64_LIMIT)))
+    clean = not any(check.findings for check in checks)
+    cause = (
+        "every resynchronised step agrees: the schedule, the data, or randomness"
+        if clean
+        else "follows from the differences within a step"
+    )
+    return [
+        Finding(
+            channel="schedule" if clean else "step",
+            where="loss of the free run",
+            difference=float(difference.max()),
+            limit=FLOAT64_LIMIT,
+            step=first,
+            cause=cause,
+        )
+    ]
+
+
+def _verdict(
+    a: Live,
+    b: Live,
+    static: Sequence[Finding],
+    checks: tuple[OneStep, ...],
+    losses: tuple[np.ndarray, np.ndarray],
+    free: Sequence[Finding],
+) -> Verdict:
+    found = [*static, *(finding for check in checks for finding in check.findings), *free]
+    # Within a channel the order is that of discovery: forward order of layers, then steps.
+    ordered = sorted(found, key=lambda finding: _ORDER.index(finding.channel))
+    return Verdict(
+        backends=(a.side.backend, b.side.backend),
+        static=tuple(static),
+        checks=checks,
+        loss=losses,
+        findings=tuple(ordered),
+    )
