@@ -9,14 +9,17 @@ JOBS ?= 2
 .PHONY: demo test test-all check format clean setup
 .DEFAULT_GOAL := demo
 
+# Tests run in JOBS processes beside each other, so each gets one thread.
+TEST_ENV := OMP_NUM_THREADS=1
+
 demo: $(STAMP)
 	$(BIN)/crosstrain demo
 
 test: $(STAMP)
-	$(BIN)/pytest -n $(JOBS)
+	$(TEST_ENV) $(BIN)/pytest -n $(JOBS)
 
 test-all: $(STAMP)
-	$(BIN)/pytest -n $(JOBS) -m ""
+	$(TEST_ENV) $(BIN)/pytest -n $(JOBS) -m ""
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -19,7 +20,13 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, "resnet9": ResNet9, 
 
 def build(config: ModelConfig, weights: Mapping[str, np.ndarray], dtype: jnp.dtype) -> nnx.Module:
     """The module of `config` with `weights` (canonical names and layout), in `dtype`."""
-    model = MODELS[config.kind](config, rngs=nnx.Rngs(0))
+
+    def make() -> nnx.Module:
+        return MODELS[config.kind](config, rngs=nnx.Rngs(0))
+
+    # Only shapes are wanted of the parameters: drawing flax's own values compiles a program for every one of them.
+    model = nnx.eval_shape(make)
+    nnx.update(model, jax.jit(lambda: nnx.state(make(), nnx.Not(nnx.Param)))())
     unpin_embeddings(model)
     params = nnx.state(model, nnx.Param)
     for leaf, (_, variable) in zip(naming.leaves(model, nnx.Param), nnx.to_flat_state(params), strict=True):

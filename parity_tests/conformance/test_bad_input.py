@@ -1,0 +1,284 @@
+"""Bad input is refused with what was given, what was expected, and what to do."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import crosstrain as ct
+
+from .tasks import GPT, MLP, RESNET9, images, loss_fn, native, prepared, tokens
+
+Make = Callable[..., ct.Accelerator]
+
+
+class Foreign:
+    """Stands for the other framework's module, which need not be installed."""
+
+
+Foreign.__module__ = "elsewhere.nn"
+
+
+def test_unknown_backend() -> None:
+    with pytest.raises(ct.BackendError, match="backend must be one of jax, torch, got backend='tensorflow'"):
+        ct.Accelerator("tensorflow")
+
+
+def test_another_engines_name_for_a_subclass(backend: str) -> None:
+    other = {"jax": "torch", "torch": "jax"}[backend]
+    with pytest.raises(ct.ConfigError, match=f"got backend='{other}'"):
+        type(ct.Accelerator(backend))(other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp8"}, "precision must be one of fp64, fp32, bf16, bf16-autocast .*got precision='fp8'"),
+        ({"nan_policy": "panic"}, "nan_policy must be 'ignore' or 'raise', got nan_policy='panic'"),
+        ({"platform": "fpga"}, "platform must be cpu, gpu, tpu or None, got platform='fpga'"),
+        ({"platform": "tpu"}, "platform must be .*got platform='tpu'"),
+        (
+            {"mesh": ct.MeshSpec(data=7)},
+            r"multiply to the device count, got data=7 \(7 devices\) on 1. Set one axis to -1",
+        ),
+        ({"mesh": ct.MeshSpec(fsdp=2)}, r"must divide the device count, got .*fsdp=2 \(2 devices\) on 1"),
+    ],
+    ids=lambda value: str(value)[:30] if isinstance(value, dict) else "",
+)
+def test_accelerator_options(make: Make, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ct.ConfigError, match=message):
+        make(**options)
+
+
+def test_a_model_of_another_framework(make: Make, backend: str) -> None:
+    expected = {"jax": "flax.nnx.Module", "torch": "torch.nn.Module"}[backend]
+    with pytest.raises(
+        ct.ModelError, match=f"model must be a {expected} on the {backend} engine, got elsewhere.nn.Foreign"
+    ):
+        make().prepare(Foreign(), ct.sgd(0.1))
+
+
+def test_a_model_of_the_other_engine_names_that_engine(make: Make, backend: str) -> None:
+    other, module = {"jax": ("torch", "torch.nn"), "torch": ("jax", "flax.nnx")}[backend]
+    model = type("Net", (), {"__module__": module})()
+    with pytest.raises(ct.ModelError, match=rf"Use Accelerator\('{other}'\)"):
+        make().prepare(model, ct.sgd(0.1))
+
+
+def test_a_model_class_instead_of_an_instance(make: Make, backend: str) -> None:
+    with pytest.raises(ct.ModelError, match=r"got the class Linear. Call it: Linear\(...\)"):
+        make().prepare(native(backend).Linear, ct.sgd(0.1))
+
+
+def test_a_native_optimizer_instead_of_a_spec(make: Make, backend: str) -> None:
+    with pytest.raises(ct.ConfigError, match=r"optimizer must be an OptimizerSpec, got \w+. Use ct.sgd"):
+        make().prepare(native(backend).Linear(), native(backend).optimizer())
+
+
+def test_training_without_an_optimizer(make: Make) -> None:
+    accelerator = make()
+    state = accelerator.prepare(ct.models.build("mlp", MLP, accelerator))
+    accelerator.eval_step(loss_fn)(state, images(4))
+    with pytest.raises(ct.ConfigError, match="prepared without an optimizer"):
+        accelerator.train_step(loss_fn)(state, images(4))
+
+
+def test_averaged_evaluation_without_an_average(make: Make) -> None:
+    accelerator = make()
+    with pytest.raises(ct.ConfigError, match=r"average=ct\.ema"):
+        accelerator.eval_step(loss_fn, averaged=True)(prepared(accelerator, MLP), images(4))
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda logits, ops: logits, r"loss must be a scalar, got shape \(4, 10\)"),
+        (lambda logits, ops: "low", "loss must be a scalar array, got str"),
+        (lambda logits, ops: (logits.sum(), 1.0, 2.0), r"must return a scalar, a Loss, or \(loss, dict of metrics\)"),
+        (lambda logits, ops: (logits.sum(), {"logits": logits}), r"logits must be a scalar, got shape \(4, 10\)"),
+        (lambda logits, ops: (logits.sum(), {"loss": logits.sum()}), "must not be called loss"),
+        (lambda logits, ops: ct.Loss(logits, 1.0), r"loss.sum must be a scalar, got shape \(4, 10\)"),
+    ],
+    ids=["array", "string", "triple", "array metric", "reserved name", "array sum"],
+)
+def test_a_loss_that_is_not_a_scalar(make: Make, returned: Any, message: str) -> None:
+    accelerator = make()
+    step = accelerator.train_step(lambda model, batch, ops: returned(model(batch["image"]), ops))
+    with pytest.raises(ct.LossError, match=message):
+        step(prepared(accelerator, MLP), images(4))
+
+
+def nan_from_step_2(model: Any, batch: Any, ops: ct.Ops) -> Any:
+    return ops.mean((model(batch["image"]) ** 2).mean(-1) * batch["scale"])
+
+
+def test_nan_stops_and_names_the_step(make: Make) -> None:
+    accelerator = make(nan_policy="raise")
+    state, step = prepared(accelerator, MLP, ct.sgd(1e-3)), accelerator.train_step(nan_from_step_2)
+    batches = [{**images(4), "scale": np.full(4, np.nan if i == 2 else 1.0)} for i in range(5)]
+    taken = []
+
+    def train() -> None:
+        for batch in batches:
+            step(state, batch)
+            taken.append(state.step)
+
+    with pytest.raises(ct.NonFiniteLossError, match="got loss=nan at optimizer step 2") as caught:
+        train()
+    assert caught.value.step == 2
+    assert taken == [1, 2, 3]  # found one step late: the device is never idle for the check
+
+
+def test_nan_in_the_last_step_is_found_by_the_trainer(make: Make) -> None:
+    accelerator = make(nan_policy="raise")
+    data = {**images(12), "scale": np.array([1.0] * 8 + [np.nan] * 4)}
+    trainer = ct.Trainer(accelerator, prepared(accelerator, MLP, ct.sgd(1e-3)), nan_from_step_2, progress=False)
+    with pytest.raises(ct.NonFiniteLossError, match="step 2"):
+        trainer.fit(accelerator.loader(data, batch_size=4), epochs=1)
+
+
+def test_nan_is_let_through_when_asked_to(make: Make) -> None:
+    accelerator = make()
+    state, step = prepared(accelerator, MLP), accelerator.train_step(nan_from_step_2)
+    values = [step(state, {**images(4), "scale": np.full(4, np.nan)})["loss"] for _ in range(3)]
+    assert np.isnan(values).all()
+
+
+def test_labels_out_of_range(make: Make) -> None:
+    accelerator = make()
+    data = {**images(8), "label": np.array([0, 1, 2, 3, 4, 5, 12, 7])}
+    with pytest.raises(ct.DataError, match=r"label must be in \[0, 10\), got label=12 at index \[6\]"):
+        accelerator.loader(data, batch_size=4, class_counts={"label": 10})
+    # Where nobody counted the classes, the loss is NaN on both engines: no clamping, no crash of the device.
+    assert np.isnan(accelerator.eval_step(loss_fn)(prepared(accelerator, MLP), data)["loss"])
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ({}, {}, "source must have at least one field"),
+        ({"image": np.zeros((0, 64))}, {}, "source must have at least one example, got an empty one"),
+        (
+            images(3),
+            {"drop_last": True},
+            "source must fill one batch when drop_last=True, got 3 examples for batch_size=4",
+        ),
+        (images(3), {"batch_size": 0}, "batch_size must be at least 1, got batch_size=0"),
+        (images(3), {"batch_size": None}, "batch_size must be given"),
+        (np.zeros((4, 2)), {}, "source must name its fields, got a bare array"),
+        (7, {}, "source must be a dict of arrays, indexable or iterable, got int"),
+        ({"a": np.zeros(3), "b": np.zeros(4)}, {}, "same number of examples, got .*'a': 3, 'b': 4"),
+    ],
+    ids=["no fields", "empty", "too few", "no batch", "no size", "bare array", "number", "uneven"],
+)
+def test_sources(make: Make, source: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ct.DataError, match=message):
+        make().loader(source, **{"batch_size": 4, **options})
+
+
+@pytest.mark.parametrize(
+    ("config", "batch", "message"),
+    [
+        (RESNET9, {"image": np.zeros((2, 8, 8, 1), np.uint8)}, "image must be floating, got .*uint8. Normalise it"),
+        (RESNET9, {"image": np.zeros((2, 1, 8, 8))}, r"image must have shape \(B, 8, 8, 1\), got \(2, 1, 8, 8\)"),
+        (MLP, {"image": np.zeros((2, 63))}, r"input must have shape \(B, 64\), got \(2, 63\)"),
+        (MLP, {"image": np.zeros((2, 64), np.int64)}, "input must be floating, got .*int32"),
+        (GPT, {"tokens": np.zeros((2, 8))}, "tokens must be integers, got .*float"),
+        (GPT, {"tokens": np.zeros((2, 9), np.int32)}, "at most max_seq_len=8 positions, got 9"),
+    ],
+    ids=["integer image", "channels first", "features", "integer features", "floating tokens", "too long"],
+)
+def test_model_inputs(make: Make, config: Any, batch: dict[str, Any], message: str) -> None:
+    accelerator = make()
+    labels = np.zeros(batch["tokens"].shape if "tokens" in batch else 2, np.int32)
+    with pytest.raises(ct.ModelError, match=message):
+        accelerator.eval_step(loss_fn)(prepared(accelerator, config), {**batch, "label": labels})
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (np.zeros((4, 3)), np.zeros(5, np.int32), r"logits of shape \(4, 3\) and labels of shape"),
+        (np.zeros((4, 3)), np.zeros(4), "labels must be integers"),
+        (np.zeros((4, 3), np.int32), np.zeros(4, np.int32), "logits must be floating"),
+    ],
+    ids=["shape", "floating labels", "integer logits"],
+)
+def test_cross_entropy_arguments(make: Make, logits: Any, labels: Any, message: str) -> None:
+    accelerator = make()
+    batch = accelerator.to_device({"logits": logits}), accelerator.to_device({"labels": labels})
+    step = accelerator.eval_step(lambda model, _, ops: ops.cross_entropy(batch[0]["logits"], batch[1]["labels"]))
+    with pytest.raises(ct.LossError, match=message):
+        step(prepared(accelerator, MLP), images(4))
+
+
+def test_micro_batches_that_do_not_divide(make: Make) -> None:
+    accelerator = make()
+    step = accelerator.train_step(loss_fn, accumulate_steps=4)
+    with pytest.raises(ct.DataError, match=r"multiple of accumulate_steps .*got 6 examples"):
+        step(prepared(accelerator, MLP), images(6))
+
+
+@pytest.mark.parametrize("batch", [[1, 2], {}, {"a": np.zeros(3), "b": np.zeros(4)}, {"a": np.array(["x"])}])
+def test_batches_by_hand(make: Make, batch: Any) -> None:
+    accelerator = make()
+    with pytest.raises(ct.DataError, match="must"):
+        accelerator.train_step(loss_fn)(prepared(accelerator, MLP), batch)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "give either epochs or steps, got epochs=None and steps=None"),
+        ({"epochs": 1, "steps": 1}, "give either epochs or steps, got epochs=1 and steps=1"),
+        ({"epochs": 0}, "epochs must be at least 1, got epochs=0"),
+        ({"steps": -1}, "steps must be at least 1, got steps=-1"),
+    ],
+)
+def test_lengths_of_training(make: Make, options: dict[str, int], message: str) -> None:
+    accelerator = make()
+    trainer = ct.Trainer(accelerator, prepared(accelerator, MLP), loss_fn, progress=False)
+    loader = accelerator.loader(images(4), batch_size=4)
+    with pytest.raises(ct.ConfigError, match=message):
+        trainer.fit(loader, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"accumulate_steps": 0}, {"clip_norm": 0.0}, {"clip_norm": -1.0}], ids=lambda value: str(value)
+)
+def test_step_options(make: Make, options: dict[str, Any]) -> None:
+    with pytest.raises(ct.ConfigError, match=f"got {next(iter(options))}={next(iter(options.values()))}"):
+        make().train_step(loss_fn, **options)
+
+
+def test_models_and_their_configs(make: Make) -> None:
+    with pytest.raises(ct.ConfigError, match="model must be one of mlp, resnet9, gpt, got 'bert'"):
+        ct.models.build("bert", None, make())
+    with pytest.raises(ct.ConfigError, match="config must be a GPTConfig for model 'gpt', got MLPConfig"):
+        ct.models.build("gpt", MLP, make())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        lambda: ct.sgd(-0.1),
+        lambda: ct.adamw(ct.one_cycle(0.1, 0)),
+        lambda: ct.adam(1e-3, betas=(1.0, 0.9)),
+        lambda: ct.sgd(0.1, nesterov=True),
+        lambda: ct.sgd("fast"),
+    ],
+    ids=["negative rate", "zero steps", "beta", "nesterov", "string"],
+)
+def test_optimizer_specs(spec: Callable[[], Any]) -> None:
+    with pytest.raises(ct.ConfigError, match=r"must be|needs"):
+        spec()
+
+
+def test_dropout_outside_a_step(make: Make) -> None:
+    accelerator = make(precision="fp32")
+    model = ct.models.build("mlp", dataclasses.replace(MLP, dropout=0.5), accelerator)
+    batch = accelerator.to_device(tokens(2) | images(2))
+    with pytest.raises(RuntimeError, match="call the model inside a crosstrain step"):
+        model(batch["image"])

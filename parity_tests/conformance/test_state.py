@@ -1,0 +1,161 @@
+"""A `TrainState` is a handle on the present; snapshots are the past."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import crosstrain as ct
+
+from .tasks import DROPOUT_MLP, GPT, MLP, RESNET9, images, logits_fn, loss_fn, native, prepared, tokens, worst
+
+Make = Callable[..., ct.Accelerator]
+
+
+def test_a_step_takes_the_old_arrays_away(make: Make, backend: str) -> None:
+    accelerator = make()
+    state = prepared(accelerator, MLP)
+    old, snapshot = native(backend).leaf(state), state.snapshot()
+    kept = {name: values.copy() for name, values in snapshot.params.items()}
+    values = np.array(old.tolist())
+    accelerator.train_step(loss_fn)(state, images(8))
+    assert native(backend).is_gone(old, values)
+    assert worst(snapshot.params, kept) == 0
+    assert worst(state.snapshot().params, kept) > 0
+
+
+@pytest.mark.parametrize("config", [MLP, RESNET9, GPT], ids=lambda config: config.kind)
+@pytest.mark.parametrize("optimizer", [ct.sgd(0.1, momentum=0.9), ct.adamw(ct.cosine(1e-2, 10))], ids=["sgd", "adamw"])
+def test_a_loaded_snapshot_continues_bit_for_bit(make: Make, config: Any, optimizer: Any) -> None:
+    accelerator = make()
+    batch = tokens(8) if config is GPT else images(8)
+    state, step = prepared(accelerator, config, optimizer, average=ct.ema(0.9)), accelerator.train_step(loss_fn)
+    for _ in range(3):
+        step(state, batch)
+    middle = state.snapshot()
+    expected = [step(state, batch)["loss"] for _ in range(3)]
+    fresh = prepared(accelerator, config, optimizer, average=ct.ema(0.9))
+    fresh.load(middle)
+    assert [step(fresh, batch)["loss"] for _ in range(3)] == expected
+    assert worst(fresh.snapshot().params, state.snapshot().params) == 0
+    assert worst(fresh.snapshot().averages, state.snapshot().averages) == 0
+    assert fresh.step == 6
+
+
+def test_names_shapes_and_roles_are_those_of_the_config(make: Make) -> None:
+    for config in (MLP, RESNET9, GPT, dataclasses.replace(GPT, tie_embeddings=True, n_kv_heads=1)):
+        state = prepared(make(), config)
+        table = config.parameters()
+        assert state.parameter_shapes == {name: table[name].shape for name in state.parameter_shapes}
+        assert set(state.parameter_shapes) == set(table)
+        assert state.parameter_roles == {name: table[name].role for name in state.parameter_roles}
+        assert state.parameter_count == config.parameter_count
+        weights = config.initial_weights(0)
+        assert worst(dict(state.snapshot().params), weights) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: {**p, "extra": np.zeros(1)}, "unknown: extra"),
+        (lambda p: {name: values for name, values in p.items() if name != "layers.0.bias"}, "missing: layers.0.bias"),
+        (lambda p: {**p, "layers.0.bias": np.zeros(3)}, r"layers.0.bias must have shape \(16,\), got \(3,\)"),
+    ],
+    ids=["unknown", "missing", "shape"],
+)
+def test_a_snapshot_of_another_model_is_refused(make: Make, change: Any, message: str) -> None:
+    state = prepared(make(), MLP)
+    before = state.snapshot()
+    with pytest.raises(ct.ConfigError, match=message):
+        state.load(dataclasses.replace(before, params=change(dict(before.params))))
+    assert worst(state.snapshot().params, before.params) == 0
+
+
+def test_states_of_one_seed_are_independent(make: Make) -> None:
+    accelerator = make()
+    first, second = prepared(accelerator, MLP), prepared(accelerator, MLP)
+    before = second.snapshot()
+    accelerator.train_step(loss_fn)(first, images(8))
+    assert worst(second.snapshot().params, before.params) == 0
+
+
+def test_running_statistics_change_in_training_only(make: Make) -> None:
+    accelerator, batch = make(), images(16)
+    state = prepared(accelerator, RESNET9)
+    start = state.snapshot()
+    accelerator.eval_step(loss_fn)(state, batch)
+    accelerator.predict_step(logits_fn)(state, batch)
+    assert worst(state.snapshot().buffers, start.buffers) == 0
+    accelerator.train_step(loss_fn)(state, batch)
+    assert all((state.snapshot().buffers[name] != values).any() for name, values in start.buffers.items())
+
+
+def test_dropout_is_on_in_training_and_off_in_evaluation(make: Make) -> None:
+    accelerator, batch = make(), images(16)
+    state = prepared(accelerator, DROPOUT_MLP, ct.sgd(0.0))
+    step, evaluate = accelerator.train_step(loss_fn), accelerator.eval_step(loss_fn)
+    assert len({step(state, batch)["loss"] for _ in range(4)}) == 4
+    assert len({evaluate(state, batch)["loss"] for _ in range(3)}) == 1
+
+
+def test_dropout_masks_are_a_function_of_seed_and_step(make: Make) -> None:
+    def losses(**options: Any) -> list[float]:
+        accelerator = make(**options)
+        model = ct.models.build("mlp", DROPOUT_MLP, accelerator, seed=0)
+        state, step = accelerator.prepare(model, ct.sgd(0.0)), accelerator.train_step(loss_fn)
+        return [step(state, images(8))["loss"] for _ in range(3)]
+
+    assert losses(seed=1) == losses(seed=1)
+    assert losses(seed=1) != losses(seed=2)
+
+
+def test_a_users_own_model_trains(make: Make, backend: str) -> None:
+    accelerator = make(precision="fp32")
+    state = accelerator.prepare(native(backend).Small(), ct.adamw(1e-2))
+    step, evaluate, batch = accelerator.train_step(loss_fn), accelerator.eval_step(loss_fn), images(64)
+    before = evaluate(state, batch)["loss"]
+    losses = [step(state, batch)["loss"] for _ in range(30)]
+    assert evaluate(state, batch)["loss"] < 0.3 * before
+    assert losses[-1] < losses[0]
+    names = set(state.parameter_shapes)
+    assert names == {
+        f"{layer}.{kind}" for layer in ("conv", "norm", "layer_norm", "head") for kind in ("weight", "bias")
+    }
+    assert set(state.snapshot().buffers) == {"norm.running_mean", "norm.running_var"}
+    assert state.parameter_shapes["conv.weight"] == (4, 1, 3, 3)
+    assert state.parameter_shapes["head.weight"] == (10, 256)
+
+
+def test_a_users_own_dropout_draws_anew_at_every_step(make: Make, backend: str) -> None:
+    accelerator = make(precision="fp32")
+    state = accelerator.prepare(native(backend).Small(), ct.sgd(0.0))
+    step = accelerator.train_step(loss_fn)
+    assert len({step(state, images(16))["loss"] for _ in range(4)}) == 4
+
+
+def test_the_users_module_after_prepare(make: Make, backend: str) -> None:
+    accelerator = make(precision="fp32")
+    model = native(backend).Small()
+    state = accelerator.prepare(model, ct.sgd(0.1))
+    accelerator.train_step(loss_fn)(state, images(8))
+    if backend == "torch":
+        assert state.model is model
+        return
+    # JAX copies: the user's own arrays outlive the donation of the state's.
+    assert np.isfinite(np.asarray(model.head.kernel[...])).all()
+    assert (np.asarray(model.head.kernel[...]) != np.asarray(state.model.head.kernel[...])).any()
+
+
+def test_probe_changes_nothing_and_matches_the_gradients(make: Make) -> None:
+    accelerator, batch = make(), images(16)
+    state = prepared(accelerator, RESNET9)
+    before = state.snapshot()
+    probe = accelerator.probe_step(loss_fn)(state, batch)
+    after = state.snapshot()
+    assert worst(after.params, before.params) == worst(after.buffers, before.buffers) == 0
+    metrics, gradients = accelerator.value_and_grad(loss_fn)(state, batch)
+    assert probe.loss == pytest.approx(metrics["loss"], rel=1e-12)
+    assert worst(dict(probe.gradients), gradients.to_host()) <= 1e-12
+    assert {"prep.conv", "layer1.residual.0.norm", "head", ""} <= set(probe.activations)

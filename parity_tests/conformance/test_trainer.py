@@ -1,0 +1,195 @@
+"""The loop, its callbacks, evaluation and prediction, on the real engines."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import crosstrain as ct
+from crosstrain.callbacks import Record, Run
+from crosstrain.data.order import epoch_batches
+from crosstrain.progress import ProgressBar
+
+from .tasks import MLP, RESNET9, images, logits_fn, loss_fn, prepared
+
+Make = Callable[..., ct.Accelerator]
+
+
+class Log(ct.Callback):
+    """Writes down every event."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def on_fit_begin(self, run: Run) -> None:
+        self.events.append(f"fit of {run.total_steps}")
+
+    def on_epoch_begin(self, run: Run) -> None:
+        self.events.append(f"epoch {run.epoch}")
+
+    def on_step_end(self, run: Run, metrics: ct.Metrics) -> None:
+        self.events.append(f"step {run.step}")
+
+    def on_log(self, run: Run, record: Record) -> None:
+        self.events.append(f"log {record.step}")
+
+    def on_evaluate_end(self, run: Run, record: Record) -> None:
+        self.events.append(f"evaluated {record.step}")
+
+    def on_epoch_end(self, run: Run) -> None:
+        self.events.append("epoch end")
+
+    def on_exception(self, run: Run, error: BaseException) -> None:
+        self.events.append(type(error).__name__)
+
+    def on_fit_end(self, run: Run) -> None:
+        self.events.append("fit end")
+
+
+def trainer_of(accelerator: ct.Accelerator, *callbacks: ct.Callback, **options: Any) -> ct.Trainer:
+    return ct.Trainer(
+        accelerator,
+        prepared(accelerator, MLP),
+        options.pop("loss", loss_fn),
+        callbacks=callbacks,
+        **{"progress": False, **options},
+    )
+
+
+def test_events_come_in_order_and_logs_one_step_late(make: Make) -> None:
+    accelerator, log = make(), Log()
+    trainer = trainer_of(accelerator, log, log_every=2)
+    loader = accelerator.loader(images(12), batch_size=4)
+    history = trainer.fit(loader, epochs=2, eval_loader=accelerator.loader(images(8), batch_size=4))
+    assert log.events == [
+        *["fit of 6", "epoch 0", "step 1", "step 2", "log 2", "step 3", "evaluated 3", "epoch end"],
+        *["epoch 1", "step 4", "log 4", "step 5", "step 6", "log 6", "evaluated 6", "epoch end", "fit end"],
+    ]
+    assert [record.step for record in history.train] == [2, 4, 6]
+    assert set(history.evaluations[-1].values) == {"loss", "accuracy"}
+    assert history.values("loss").shape == (3,)
+
+
+def test_fit_goes_on_where_it_stopped(make: Make) -> None:
+    accelerator = make()
+    trainer, loader = trainer_of(accelerator), accelerator.loader(images(12), batch_size=4)
+    trainer.fit(loader, steps=2)
+    trainer.fit(loader, steps=3)
+    assert trainer.state.step == 5
+    assert [record.step for record in trainer.history.train] == [2, 5]
+
+
+def test_a_callback_stops_training(make: Make) -> None:
+    class Stop(ct.Callback):
+        def on_step_end(self, run: Run, metrics: ct.Metrics) -> None:
+            if run.step == 2:
+                run.stop("enough")
+
+    accelerator, log = make(), Log()
+    trainer_of(accelerator, Stop(), log).fit(accelerator.loader(images(12), batch_size=4), epochs=5)
+    assert log.events[-2:] == ["epoch end", "fit end"]
+    assert log.events.count("epoch end") == 1
+
+
+def test_an_exception_reaches_callbacks_and_caller(make: Make) -> None:
+    class Fail(ct.Callback):
+        def on_step_end(self, run: Run, metrics: ct.Metrics) -> None:
+            raise KeyError("callback")
+
+    accelerator, log = make(), Log()
+    with pytest.raises(KeyError, match="callback"):
+        trainer_of(accelerator, Fail(), log).fit(accelerator.loader(images(4), batch_size=4), epochs=1)
+    assert log.events[-2:] == ["KeyError", "fit end"]
+
+
+def test_evaluation_over_99_examples_counts_99(make: Make) -> None:
+    accelerator, data = make(), images(99)
+    trainer = trainer_of(accelerator)
+    found = trainer.evaluate(accelerator.loader(data, batch_size=32))
+    evaluate = accelerator.eval_step(loss_fn)
+    singles = [evaluate(trainer.state, {name: values[i : i + 1] for name, values in data.items()}) for i in range(99)]
+    for name in ("loss", "accuracy"):
+        assert found[name] == pytest.approx(np.mean([metrics[name] for metrics in singles]), rel=1e-12)
+    assert found["accuracy"] * 99 == pytest.approx(round(found["accuracy"] * 99), abs=1e-9)
+
+
+def test_prediction_gives_every_example_once_in_order(make: Make) -> None:
+    accelerator, data = make(), images(99)
+    trainer = trainer_of(accelerator)
+    found = trainer.predict(accelerator.loader(data, batch_size=32), lambda m, b, ops: {"y": m(b["image"])})
+    assert found.keys() == {"y"}
+    assert found["y"].shape == (99, 10)
+    one = accelerator.predict_step(logits_fn)(trainer.state, {"image": data["image"][98:]})
+    assert found["y"][98:] == pytest.approx(one["prediction"], rel=1e-12)
+
+
+def test_evaluating_does_not_change_the_order_of_training(make: Make) -> None:
+    accelerator = make()
+    loader = accelerator.loader(images(12), batch_size=4, shuffle=True)
+    trainer_of(accelerator).evaluate(loader)
+    assert loader.epoch == 0
+
+
+def test_an_iterable_without_length_trains_by_steps(make: Make) -> None:
+    class Stream:
+        def __iter__(self) -> Any:
+            data = images(10)
+            return iter([{name: values[i] for name, values in data.items()} for i in range(10)])
+
+    accelerator = make()
+    trainer = trainer_of(accelerator)
+    trainer.fit(accelerator.loader(Stream(), batch_size=4), steps=7)
+    assert trainer.state.step == 7
+
+
+def test_batches_follow_the_order_that_core_defines(make: Make) -> None:
+    accelerator = make(seed=3)
+    data = {"index": np.arange(50, dtype=np.int32)}
+    loader = accelerator.loader(data, batch_size=8, shuffle=True)
+    for epoch in range(2):
+        expected = epoch_batches(50, 8, 8, order=(3, epoch), drop_last=False)
+        for batch, rows in zip(loader, expected, strict=True):
+            assert batch["index"].tolist() == rows.rows.tolist()
+            assert batch["weight"].tolist() == [1.0] * rows.real + [0.0] * (8 - rows.real)
+
+
+def test_progress_shows_loss_rate_speed_and_time_on_a_terminal(make: Make) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=160)
+    accelerator = make()
+    trainer = trainer_of(accelerator, ProgressBar("train", console), log_every=1)
+    trainer.fit(
+        accelerator.loader(images(16), batch_size=4), epochs=1, eval_loader=accelerator.loader(images(4), batch_size=4)
+    )
+    shown = console.file.getvalue()
+    for part in ("train", "loss", "lr 1.00e-01", "examples/s", "4/4", "0:00:00"):
+        assert part in shown
+
+
+def test_progress_is_quiet_where_there_is_no_terminal(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    accelerator = make()
+    trainer_of(accelerator, progress=True).fit(accelerator.loader(images(8), batch_size=4), epochs=1)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_progress_is_quiet_on_other_processes(make: Make) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True)
+    bar, state = ProgressBar("train", console), prepared(make(), MLP)
+    run = Run(state=state, is_main_process=False, batch_size=4, epochs=1, total_steps=2)
+    bar.on_fit_begin(run)
+    bar.on_log(run, Record(step=1, epoch=0, values={"loss": 1.0, "learning_rate": 0.1}))
+    bar.on_fit_end(run)
+    assert console.file.getvalue() == ""
+
+
+def test_one_cycle_trains_a_resnet_to_the_same_curve_twice(make: Make) -> None:
+    def curve() -> list[float]:
+        accelerator = make(precision="fp32")
+        loader = accelerator.loader(images(64), batch_size=16, shuffle=True)
+        state = prepared(accelerator, RESNET9, ct.sgd(ct.one_cycle(0.1, 8), momentum=0.9, nesterov=True))
+        trainer = ct.Trainer(accelerator, state, loss_fn, log_every=1, progress=False)
+        return trainer.fit(loader, epochs=2).values("loss").tolist()
+
+    assert curve() == curve()
