@@ -1,0 +1,78 @@
+"""The house rules that can be read off the tree: twins, sizes, and the public interface."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import crosstrain as ct
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [
+    path
+    for folder in ("core/crosstrain", "jax_backend/crosstrain_jax", "torch_backend/crosstrain_torch")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+SNAPSHOT = Path(__file__).parent / "public_api.txt"
+
+WITHOUT_TWIN = {
+    "defaults.py",  # JAX's defaults that differ from torch's, for diagnosis
+}
+
+
+def files(folder: str) -> set[str]:
+    return {str(path.relative_to(ROOT / folder)) for path in (ROOT / folder).rglob("*.py")}
+
+
+def test_engines_mirror_each_other_file_by_file() -> None:
+    jax, torch = files("jax_backend/crosstrain_jax"), files("torch_backend/crosstrain_torch")
+    assert jax ^ torch == WITHOUT_TWIN
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_are_small(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 350
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "a file opens with what lives in it"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            length = node.end_lineno - body[0].lineno + 1 if body else 0
+            assert length <= 60, f"{node.name} has {length} lines"
+        if isinstance(node, ast.ClassDef):
+            methods = [n.name for n in node.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+            assert len(methods) <= 16, f"{node.name} has {len(methods)} public methods"
+
+
+def public_api() -> str:
+    """One line per public name, with its signature where it has one, and the public methods of classes."""
+    lines = []
+    for name in sorted(ct.__all__):
+        value = getattr(ct, name)
+        if not callable(value):
+            lines.append(name)
+            continue
+        lines.append(f"{name}{signature(value)}")
+        if inspect.isclass(value) and not issubclass(value, Exception):
+            for method, member in sorted(vars(value).items()):
+                if not method.startswith("_"):
+                    lines.append(f"{name}.{method}{signature(member) if callable(member) else ''}")
+    return "\n".join(lines) + "\n"
+
+
+def signature(value: object) -> str:
+    try:
+        return str(inspect.signature(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return ""
+
+
+def test_the_public_interface_changes_only_on_purpose() -> None:
+    """Written by `python -m parity_tests.architecture.test_structure`; commit the difference with its reason."""
+    assert public_api() == SNAPSHOT.read_text()
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(public_api())
