@@ -3,7 +3,7 @@
 Importing this package loads neither framework; `Accelerator("jax")` and `Accelerator("torch")` do.
 """
 
-from crosstrain import data, models
+from crosstrain import data, models, random
 from crosstrain._version import __version__
 from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback
@@ -61,6 +61,7 @@ __all__ = [
     "linear",
     "models",
     "one_cycle",
+    "random",
     "sgd",
     "swa",
     "undecayed",

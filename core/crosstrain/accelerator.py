@@ -68,6 +68,7 @@ class Accelerator(abc.ABC):
 
     backend: ClassVar[str]
     _native_model: ClassVar[str]
+    _wide_integers: ClassVar[bool]
 
     def __new__(cls, backend: str | None = None, **options: Any) -> "Accelerator":
         """The subclass of the engine that was named."""
@@ -162,14 +163,7 @@ class Accelerator(abc.ABC):
             transform=transform,
             class_counts=dict(class_counts or {}),
         )
-        placement = Placement(
-            process_index=self.process_index,
-            process_count=self.process_count,
-            data_size=self.mesh_sizes["data"],
-            float_dtype=self.precision.loss_dtype,
-            put=self._put,
-        )
-        return Loader(source, spec, placement)
+        return Loader(source, spec, self._placement())
 
     def train_step(
         self,
@@ -251,17 +245,9 @@ class Accelerator(abc.ABC):
         Raises:
             DataError: not a dict of arrays, or the data axis does not divide the batch.
         """
-        if type(batch) is dict and isinstance(next(iter(batch.values()), None), self._array_type):
+        if type(batch) is dict and batch and all(isinstance(values, self._array_type) for values in batch.values()):
             return batch
-        return self._put(
-            Placement(
-                process_index=self.process_index,
-                process_count=self.process_count,
-                data_size=self.mesh_sizes["data"],
-                float_dtype=self.precision.loss_dtype,
-                put=self._put,
-            ).check(batch)
-        )
+        return self._put(self._placement().check(batch))
 
     @property
     def is_main_process(self) -> bool:
@@ -315,6 +301,16 @@ class Accelerator(abc.ABC):
 
     @abstractmethod
     def _is_native_model(self, model: Any) -> bool: ...
+
+    def _placement(self) -> Placement:
+        return Placement(
+            process_index=self.process_index,
+            process_count=self.process_count,
+            data_size=self.mesh_sizes["data"],
+            float_dtype=self.precision.loss_dtype,
+            wide_integers=self._wide_integers,
+            put=self._put,
+        )
 
     def _check_model(self, model: Any) -> None:
         if not self._is_native_model(model):

@@ -6,6 +6,8 @@ tokens. Sums and weights add up exactly, so the step keeps both and divides once
 
 from typing import Any, NamedTuple
 
+from crosstrain.errors import LossError
+
 
 class Loss(NamedTuple):
     """A loss or metric as `sum / weight`.
@@ -17,3 +19,15 @@ class Loss(NamedTuple):
 
     sum: Any
     weight: Any
+
+    def __add__(self, other: Any) -> Any:
+        """Refused: the sum of two losses, and the loss over the examples of both, are different things."""
+        raise LossError(
+            "losses must be combined by their parts, got Loss + ... . For the mean over the examples of both: "
+            "Loss(a.sum + b.sum, a.weight + b.weight). For a weighted objective over the same examples: "
+            "Loss(a.sum + 0.1 * b.sum, a.weight)."
+        )
+
+    def __radd__(self, other: Any) -> Any:
+        """Refused, as `__add__`."""
+        return self + other

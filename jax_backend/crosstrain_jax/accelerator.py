@@ -27,6 +27,7 @@ class JaxAccelerator(Accelerator):
 
     backend: ClassVar[str] = "jax"
     _native_model: ClassVar[str] = "flax.nnx.Module"
+    _wide_integers: ClassVar[bool] = False
 
     def value_and_grad(self, loss_fn: LossFn) -> GradientStep:
         """See `crosstrain.Accelerator`."""

@@ -211,3 +211,29 @@ def test_autocast_is_torchs_alone(make: Make, backend: str) -> None:
     step, state = accelerator.train_step(loss_fn), prepared(accelerator, MLP)
     losses = [step(state, images(32))["loss"] for _ in range(10)]
     assert losses[-1] < losses[0]
+
+
+def test_a_native_torch_loss_finds_the_integers_it_wants(make: Make, backend: str) -> None:
+    data = {**images(16), "label": images(16)["label"].astype(np.int64)}
+    accelerator = make()
+    batch = next(iter(accelerator.loader(data, batch_size=16)))
+    assert str(batch["label"].dtype).endswith("int64" if backend == "torch" else "int32")
+
+
+def test_a_batch_that_is_partly_on_the_host_is_placed(make: Make) -> None:
+    accelerator = make()
+    state, step = prepared(accelerator, MLP), accelerator.train_step(loss_fn)
+    expected = step(state, images(8))["loss"]
+    mixed = {**accelerator.to_device(images(8)), "label": images(8)["label"]}
+    assert accelerator.train_step(loss_fn)(prepared(accelerator, MLP), mixed)["loss"] == expected
+
+
+def test_losses_are_not_added_by_accident(make: Make) -> None:
+    accelerator = make()
+
+    def loss(model: Any, batch: Any, ops: ct.Ops) -> Any:
+        value = ops.cross_entropy(model(batch["image"]), batch["label"])
+        return value + value
+
+    with pytest.raises(ct.LossError, match=r"got Loss \+"):
+        accelerator.train_step(loss)(prepared(accelerator, MLP), images(4))

@@ -25,6 +25,7 @@ class TorchAccelerator(Accelerator):
 
     backend: ClassVar[str] = "torch"
     _native_model: ClassVar[str] = "torch.nn.Module"
+    _wide_integers: ClassVar[bool] = True
     _group: Any
 
     def value_and_grad(self, loss_fn: LossFn) -> GradientStep:

@@ -37,7 +37,8 @@ class Placement:
         process_index: this process.
         process_count: all processes; each loads its contiguous part of every global batch.
         data_size: devices over which the batch is split.
-        float_dtype: floating fields are cast to it; integers wider than 32 bits become int32.
+        float_dtype: floating fields are cast to it.
+        wide_integers: whether integers wider than 32 bits stay as they are (torch's losses want them) or become int32.
         put: copies this process's part to its devices.
     """
 
@@ -45,6 +46,7 @@ class Placement:
     process_count: int
     data_size: int
     float_dtype: str
+    wide_integers: bool = False
     put: Callable[[Arrays], dict[str, Any]]
 
     def convert(self, batch: Mapping[str, Any]) -> Arrays:
@@ -89,7 +91,7 @@ class Placement:
         kind = values.dtype.kind
         if kind == "f" and values.dtype != self.float_dtype:
             return values.astype(self.float_dtype)
-        if kind in "iu" and values.dtype.itemsize > 4:
+        if kind in "iu" and values.dtype.itemsize > 4 and not self.wide_integers:
             if values.size and (values.max() > np.iinfo(np.int32).max or values.min() < np.iinfo(np.int32).min):
                 raise DataError(
                     f"field {name!r} must fit into 32 bits, got values from {values.min()} to {values.max()}."

@@ -9,7 +9,7 @@ from flax import nnx
 
 from crosstrain.models.checks import require_integer, require_length, require_shape
 from crosstrain.models.gpt import GPTConfig
-from crosstrain_jax.models.layers import Dropout, Embed, Linear
+from crosstrain_jax.models.layers import Dropout
 
 
 def _wide(x: jax.Array) -> jnp.dtype:
@@ -23,7 +23,7 @@ class RMSNorm(nnx.Module):
 
     def __init__(self, dim: int, eps: float) -> None:
         self.eps = eps
-        self.scale = nnx.Param(np.ones(dim, np.float32))
+        self.scale = nnx.Param(jnp.ones(dim))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., dim) -> (..., dim), in the type of `x`."""
@@ -57,7 +57,7 @@ class Attention(nnx.Module):
     def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
         kv_dim = config.kv_heads * config.head_dim
-        linear = partial(Linear, use_bias=False, rngs=rngs)
+        linear = partial(nnx.Linear, use_bias=False, rngs=rngs)
         self.wq = linear(config.dim, config.dim)
         self.wk = linear(config.dim, kv_dim)
         self.wv = linear(config.dim, kv_dim)
@@ -76,7 +76,7 @@ class FeedForward(nnx.Module):
     """SwiGLU: w2(silu(w1 x) * w3 x) (Shazeer 2020)."""
 
     def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs) -> None:
-        linear = partial(Linear, use_bias=False, rngs=rngs)
+        linear = partial(nnx.Linear, use_bias=False, rngs=rngs)
         self.w1 = linear(config.dim, config.hidden_dim)
         self.w3 = linear(config.dim, config.hidden_dim)
         self.w2 = linear(config.hidden_dim, config.dim)
@@ -108,12 +108,12 @@ class GPT(nnx.Module):
 
     def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
-        self.tok_embeddings = Embed(config.vocab_size, config.dim, rngs=rngs)
+        self.tok_embeddings = nnx.Embed(config.vocab_size, config.dim, rngs=rngs)
         self.dropout = Dropout(config.dropout, "dropout")
         self.layers = nnx.List([Block(config, f"layers.{i}", rngs=rngs) for i in range(config.n_layers)])
         self.norm = RMSNorm(config.dim, config.norm_eps)
         if not config.tie_embeddings:
-            self.output = Linear(config.dim, config.vocab_size, use_bias=False, rngs=rngs)
+            self.output = nnx.Linear(config.dim, config.vocab_size, use_bias=False, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Tokens (B, T), integer -> logits (B, T, vocab_size)."""

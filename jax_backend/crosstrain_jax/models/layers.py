@@ -1,24 +1,10 @@
 """Layers of the paired models whose meaning flax does not give as it is: torch-form BatchNorm, counted dropout."""
 
-from functools import partial
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from crosstrain.random import StepRandom, keep_threshold, stable_hash
-
-
-def _blank(_: Any, shape: tuple[int, ...], dtype: Any = np.float32, **__: Any) -> np.ndarray:
-    return np.zeros(shape, dtype)
-
-
-# Initial weights come from core, so flax's own initialisers, which compile one program per shape, are not run.
-Linear = partial(nnx.Linear, kernel_init=_blank, bias_init=_blank)
-Conv = partial(nnx.Conv, kernel_init=_blank, bias_init=_blank)
-Embed = partial(nnx.Embed, embedding_init=_blank)
 
 
 class BatchNorm(nnx.Module):
@@ -33,10 +19,10 @@ class BatchNorm(nnx.Module):
 
     def __init__(self, channels: int, *, eps: float, momentum: float) -> None:
         self.eps, self.momentum = eps, momentum
-        self.scale = nnx.Param(np.ones(channels, np.float32))
-        self.bias = nnx.Param(np.zeros(channels, np.float32))
-        self.mean = nnx.BatchStat(np.zeros(channels, np.float32))
-        self.var = nnx.BatchStat(np.ones(channels, np.float32))
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.mean = nnx.BatchStat(jnp.zeros(channels))
+        self.var = nnx.BatchStat(jnp.ones(channels))
         self.use_running_average = False
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from flax import nnx
 
 from crosstrain.models.checks import require_floating, require_shape
 from crosstrain.models.mlp import MLPConfig
-from crosstrain_jax.models.layers import Dropout, Linear
+from crosstrain_jax.models.layers import Dropout
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,
@@ -23,7 +23,7 @@ class MLP(nnx.Module):
     def __init__(self, config: MLPConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
         pairs = list(zip(config.widths, config.widths[1:], strict=False))
-        self.layers = nnx.List([Linear(fan_in, fan_out, rngs=rngs) for fan_in, fan_out in pairs])
+        self.layers = nnx.List([nnx.Linear(fan_in, fan_out, rngs=rngs) for fan_in, fan_out in pairs])
         self.dropouts = nnx.List([Dropout(config.dropout, f"dropouts.{i}") for i in range(len(pairs) - 1)])
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ from flax import nnx
 
 from crosstrain.models.checks import require_floating, require_shape
 from crosstrain.models.resnet9 import ResNet9Config
-from crosstrain_jax.models.layers import BatchNorm, Conv, Linear
+from crosstrain_jax.models.layers import BatchNorm
 
 
 class ConvBlock(nnx.Module):
@@ -14,7 +14,7 @@ class ConvBlock(nnx.Module):
 
     def __init__(self, prefix: str, config: ResNet9Config, *, rngs: nnx.Rngs) -> None:
         fan_in, fan_out = config.convolutions[prefix]
-        self.conv = Conv(fan_in, fan_out, (3, 3), padding=((1, 1), (1, 1)), use_bias=False, rngs=rngs)
+        self.conv = nnx.Conv(fan_in, fan_out, (3, 3), padding=((1, 1), (1, 1)), use_bias=False, rngs=rngs)
         self.norm = BatchNorm(fan_out, eps=config.norm_eps, momentum=config.norm_momentum)
         self.pool = prefix.startswith("layer") and "residual" not in prefix
         inner = [name for name in config.convolutions if name.startswith(f"{prefix}.residual")]
@@ -40,7 +40,7 @@ class ResNet9(nnx.Module):
         self.layer1 = ConvBlock("layer1", config, rngs=rngs)
         self.layer2 = ConvBlock("layer2", config, rngs=rngs)
         self.layer3 = ConvBlock("layer3", config, rngs=rngs)
-        self.head = Linear(8 * config.width, config.num_classes, use_bias=False, rngs=rngs)
+        self.head = nnx.Linear(8 * config.width, config.num_classes, use_bias=False, rngs=rngs)
 
     def __call__(self, image: jax.Array) -> jax.Array:
         """Images (B, H, W, C) -> logits (B, num_classes)."""
