@@ -69,7 +69,7 @@ class LowPrecision:
         precision: `fp32` or `bf16`.
         checks: the resynchronised steps.
         free: the free run, or None when it was not asked for.
-        seeds: nudges behind each envelope.
+        seeds: nudges of each side behind each envelope.
     """
 
     precision: str
@@ -117,7 +117,7 @@ def compare_low_precision(
     """Compares two sides in float32 or bfloat16 against envelopes of the first.
 
     Args:
-        a: the reference, whose rounding is nudged.
+        a: the reference.
         b: the other side.
         precision: `fp32` or `bf16`.
         total_steps: as for `crosstrain.parity.compare`.
@@ -175,11 +175,13 @@ def _check(a: Live, b: Live, state: Snapshot, batch: Arrays, ulp: float, seeds: 
     base, other = a.probe(batch), b.probe(batch)
     allowed = {"loss": 0.0, **dict.fromkeys(base.gradients, 0.0)}
     dropout = any(each.kind == "dropout" and each.values["rate"] for each in a.module_settings().values())
-    for seed in range(seeds):
-        a.load(nudged(state, ulp, seed))
-        probe = a.probe(batch if dropout else _reordered(batch, seed))
-        for name, value in _against(base.loss, base.gradients, probe.loss, probe.gradients).items():
-            allowed[name] = max(allowed[name], value)
+    # Each engine rounds in its own way, so each is nudged against itself.
+    for live, own in ((a, base), (b, other)):
+        for seed in range(seeds):
+            live.load(nudged(state, ulp, seed))
+            probe = live.probe(batch if dropout else _reordered(batch, seed))
+            for name, value in _against(own.loss, own.gradients, probe.loss, probe.gradients).items():
+                allowed[name] = max(allowed[name], value)
     measured = _against(base.loss, base.gradients, other.loss, other.gradients)
     multiples = {name: value / (FACTOR * allowed[name] + FLOOR_ULPS * ulp) for name, value in measured.items()}
     return StepCheck(step=state.step, multiples=multiples | _updates(a, b, state, base.gradients))

@@ -1,0 +1,69 @@
+"""Parameters are matched by name, packing, similarity and structure; what is ambiguous is reported, never guessed."""
+
+import pytest
+
+import crosstrain as ct
+from crosstrain.parity.matching import Matching, Parameter, match
+from crosstrain.parity.names import Names
+
+
+def weights(*names: str, shape: tuple[int, ...] = (4, 4)) -> list[Parameter]:
+    return [Parameter(name, shape, "weight") for name in names]
+
+
+def pairs(matching: Matching) -> dict[str, tuple[str, ...]]:
+    return {pair.reference: pair.other for pair in matching.pairs}
+
+
+def test_equal_names_come_first() -> None:
+    matching = match(weights("a.weight", "b.weight"), weights("b.weight", "a.weight"))
+    assert pairs(matching) == {"a.weight": ("a.weight",), "b.weight": ("b.weight",)}
+    assert matching.complete
+
+
+def test_similar_names_with_the_same_numbers() -> None:
+    mine = weights("blocks.0.attn.q_proj.weight", "blocks.1.attn.q_proj.weight", "blocks.0.attn.k_proj.weight")
+    theirs = weights("layers.0.attention.wk.weight", "layers.1.attention.wq.weight", "layers.0.attention.wq.weight")
+    assert pairs(match(mine, theirs)) == {
+        "blocks.0.attn.q_proj.weight": ("layers.0.attention.wq.weight",),
+        "blocks.1.attn.q_proj.weight": ("layers.1.attention.wq.weight",),
+        "blocks.0.attn.k_proj.weight": ("layers.0.attention.wk.weight",),
+    }
+
+
+def test_packed_attention_is_put_together_from_three() -> None:
+    mine = weights("attn.in_proj_weight", shape=(12, 4))
+    theirs = weights("mha.value.weight", "mha.query.weight", "mha.key.weight")
+    matching = match(mine, theirs)
+    assert pairs(matching) == {"attn.in_proj_weight": ("mha.query.weight", "mha.key.weight", "mha.value.weight")}
+    names = Names(matching.names_of_other())
+    assert names.shapes({name: (4, 4) for name, _, _ in theirs}) == {"attn.in_proj_weight": (12, 4)}
+
+
+def test_the_order_of_definition_decides_where_names_say_nothing() -> None:
+    mine = [*weights("0.weight"), Parameter("2.weight", (2, 4), "weight"), *weights("4.weight")]
+    theirs = [*weights("first.weight"), Parameter("second.weight", (2, 4), "weight"), *weights("third.weight")]
+    matching = match(mine, theirs)
+    assert pairs(matching)["4.weight"] == ("third.weight",)
+    assert {pair.how for pair in matching.pairs} >= {"structure"}
+
+
+def test_ambiguity_is_reported() -> None:
+    matching = match(weights("a.weight", "b.weight", "c.weight"), weights("x.weight", "y.weight"))
+    assert not matching.complete
+    assert matching.ambiguous["a.weight"] == ("x.weight", "y.weight")
+    assert matching.pairs == ()
+
+
+def test_a_hint_settles_it() -> None:
+    hints = {"a.weight": "y.weight", "b.weight": "x.weight"}
+    matching = match(weights("a.weight", "b.weight"), weights("x.weight", "y.weight"), hints)
+    assert pairs(matching) == {"a.weight": ("y.weight",), "b.weight": ("x.weight",)}
+    with pytest.raises(ct.ConfigError, match=r"a hint must name a parameter of the other model, got 'z.weight'"):
+        match(weights("a.weight"), weights("x.weight"), {"a.weight": "z.weight"})
+
+
+def test_what_has_no_partner_is_named() -> None:
+    matching = match(weights("a.weight"), [*weights("a.weight"), Parameter("a.bias", (4,), "bias")])
+    assert matching.unmatched == ("a.bias",)
+    assert match([Parameter("a.bias", (4,), "bias")], []).missing == ("a.bias",)
