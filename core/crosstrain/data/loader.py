@@ -296,7 +296,7 @@ class _TorchLoader:
         names = ("dataset", "collate_fn", "batch_sampler", "sampler", "num_workers")
         if not all(hasattr(source, name) for name in names):
             return None
-        if not hasattr(source.dataset, "__getitem__"):
+        if not hasattr(source.dataset, "__len__"):  # torch gives every data set a __getitem__, streams too
             raise DataError(
                 "a DataLoader must wrap a map-style data set, got an iterable one. "
                 "Pass the iterable data set itself, with batch_size."
