@@ -31,17 +31,19 @@ class TorchOps(Ops):
         self, logits: torch.Tensor, labels: torch.Tensor, *, label_smoothing: float, ignore_index: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         classes = logits.shape[-1]
-        logits, labels = self.upcast(logits), labels.long()
+        logits = self.upcast(logits)
         counted = labels != ignore_index
-        in_range = (labels >= 0) & (labels < classes)
+        # torch raises on the CPU and aborts the CUDA context for a label out of range; the definition is NaN. Its own
+        # ignored labels have the value 0, so they may stay as they are.
+        outside = ((labels < 0) | (labels >= classes)) & counted
         values = F.cross_entropy(
             logits.reshape(-1, classes),
-            # torch raises on the CPU and aborts the CUDA context for a label out of range; the definition is NaN.
-            labels.where(in_range, 0).reshape(-1),
+            labels.masked_fill(outside, ignore_index).reshape(-1).long(),
             reduction="none",
             label_smoothing=label_smoothing,
-        ).reshape(labels.shape)
-        values = values.where(in_range, torch.nan).where(counted, 0.0)
+            ignore_index=ignore_index,
+        )
+        values = values.reshape(labels.shape).masked_fill(outside, torch.nan)
         return values, counted.to(values.dtype)
 
     def _accuracy(

@@ -1,7 +1,8 @@
 """Dtypes of the torch engine: how parameters and batches are cast for one forward pass."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -57,12 +58,16 @@ def compute_batch(batch: Mapping[str, torch.Tensor], precision: Precision) -> di
     }
 
 
-@contextlib.contextmanager
-def forward_scope(precision: Precision, device: torch.device) -> Iterator[Any]:
+def forward_scope(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
     """Autocast where the precision asks for it; full float32 in convolutions, where cuDNN would take TF32."""
-    with contextlib.ExitStack() as stack:
-        if precision.casting == "autocast":
-            stack.enter_context(torch.autocast(device.type, DTYPES[precision.compute_dtype]))
-        if device.type == "cuda":
-            stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
-        yield
+    scopes: list[AbstractContextManager[Any]] = []
+    if precision.casting == "autocast":
+        scopes.append(torch.autocast(device.type, DTYPES[precision.compute_dtype]))
+    if device.type == "cuda":
+        scopes.append(torch.backends.cudnn.flags(allow_tf32=False))
+    if not scopes:
+        return contextlib.nullcontext()
+    stack = contextlib.ExitStack()
+    for scope in scopes:
+        stack.enter_context(scope)
+    return stack

@@ -47,7 +47,7 @@ class TorchState(TrainState):
         for module in model.modules():
             if isinstance(module, BatchNorm):
                 module.group = group
-        self.dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
+        self.dropouts = [m for m in model.modules() if isinstance(m, Dropout) and m.rate]
         self.params = naming.parameters(model)
         self.trained = [param for param in self.params.values() if param.requires_grad]
         self.native_optimizer = optim.build(optimizer, model) if optimizer is not None else None

@@ -74,6 +74,7 @@ class Gradient:
 
     def __init__(self, loss_fn: LossFn, runtime: Runtime, accumulate_steps: int = 1) -> None:
         self._loss_fn, self._runtime, self._count = loss_fn, runtime, accumulate_steps
+        self._positions: dict[int, torch.Tensor] = {}
         self._objectives: WeakKeyDictionary[TorchState, dict[Any, nn.Module]] = WeakKeyDictionary()
 
     def __call__(self, state: TorchState, batch: Batch, others: tuple[TorchState, ...]) -> Outputs:
@@ -123,9 +124,12 @@ class Gradient:
         return {"loss": loss, **metrics}
 
     def _rows(self, batch: Batch) -> torch.Tensor:
+        """Which examples of the global batch these are; the same tensor for every batch of one size."""
         size = len(next(iter(batch.values())))
-        start = self._runtime.process_index * size
-        return torch.arange(start, start + size, device=self._runtime.device)
+        if size not in self._positions:
+            start = self._runtime.process_index * size
+            self._positions[size] = torch.arange(start, start + size, device=self._runtime.device)
+        return self._positions[size]
 
     def _micro_batches(self, batch: Batch, rows: torch.Tensor) -> Iterator[tuple[Batch, torch.Tensor]]:
         if len(rows) % self._count:

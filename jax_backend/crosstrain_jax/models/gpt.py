@@ -43,12 +43,13 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """softmax(q k^T / sqrt(head_dim)) v over earlier positions; (B, T, heads, head_dim), fewer heads in k and v."""
-    batch, length, heads, width = q.shape
-    q = q.reshape(batch, length, k.shape[2], heads // k.shape[2], width)
-    scores = jnp.einsum("btkgd,bskd->bkgts", q, k, preferred_element_type=_wide(q)) * width**-0.5
+    _, length, heads, width = q.shape
+    if k.shape[2] != heads:
+        k, v = (jnp.repeat(x, heads // x.shape[2], axis=2) for x in (k, v))
+    scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=_wide(q)) * width**-0.5
     mask = jnp.tril(jnp.ones((length, length), bool))
     weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bskd->btkgd", weights, v).reshape(batch, length, heads, width)
+    return jnp.einsum("bhts,bshd->bthd", weights, v)
 
 
 class Attention(nnx.Module):
