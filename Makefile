@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two workers suit two cores; more share the machine with the processes that distributed tests start.
 JOBS ?= 2
 
-.PHONY: demo test test-all check format clean setup
+.PHONY: demo test test-all parity check format clean setup
 .DEFAULT_GOAL := demo
 
 # Tests run in JOBS processes beside each other, so each gets one thread.
@@ -20,6 +20,9 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(TEST_ENV) $(BIN)/pytest -n $(JOBS) --dist loadfile -m ""
+
+parity: $(STAMP)
+	$(BIN)/python -m parity_tests.training.matrix
 
 check: $(STAMP)
 	$(BIN)/ruff check .
