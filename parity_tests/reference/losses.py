@@ -34,3 +34,23 @@ def bce_with_logits(logits: Array, targets: Array, weights: Array) -> tuple[floa
     expanded = np.broadcast_to(weights.reshape(-1, *[1] * (targets.ndim - 1)), targets.shape)
     values = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits))) - logits * targets
     return float((values * expanded).sum()), float(expanded.sum())
+
+
+# Gradients of the sums with respect to the first argument; `weights` has one entry per row of (B, C).
+
+
+def cross_entropy_gradient(logits: Array, labels: Array, weights: Array, smoothing: float, ignored: int) -> Array:
+    """softmax - ((1 - s) onehot + s / C), for labels of shape (B,)."""
+    classes = logits.shape[-1]
+    target = (1 - smoothing) * np.eye(classes)[np.where(labels == ignored, 0, labels)] + smoothing / classes
+    return (np.exp(log_softmax(logits)) - target) * (weights * (labels != ignored))[:, None]
+
+
+def mse_gradient(predictions: Array, targets: Array, weights: Array) -> Array:
+    """2 (prediction - target)."""
+    return 2 * (predictions - targets) * weights[:, None]
+
+
+def bce_with_logits_gradient(logits: Array, targets: Array, weights: Array) -> Array:
+    """sigmoid(x) - y."""
+    return (1 / (1 + np.exp(-logits)) - targets) * weights[:, None]

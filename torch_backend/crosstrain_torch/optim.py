@@ -12,6 +12,10 @@ from crosstrain_torch import naming
 
 Groups = list[dict[str, Any]]
 
+# At a momentum of exactly 0 torch leaves its buffer as it was, where the definition has m = g'. A schedule that passes
+# through 0 gets this instead: too small to change any sum.
+_NEARLY_ZERO = torch.finfo(torch.float32).tiny
+
 
 class _Rule(NamedTuple):
     """How one kind of spec becomes a torch optimizer.
@@ -68,7 +72,8 @@ def set_hyper(spec: OptimizerSpec, optimizer: torch.optim.Optimizer, rate: float
 
 
 def _sgd(spec: Sgd, groups: Groups) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=0.0, momentum=spec.momentum_at(0), nesterov=spec.nesterov, fused=True)
+    momentum = 0.0 if spec.momentum == 0 else spec.momentum_at(0) or _NEARLY_ZERO
+    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=spec.nesterov, fused=True)
 
 
 def _adam(spec: Adam, groups: Groups) -> torch.optim.Optimizer:
@@ -92,7 +97,7 @@ def _sgd_slots(spec: Sgd) -> dict[str, str]:
 
 
 def _set_momentum(group: dict[str, Any], momentum: float) -> None:
-    group["momentum"] = momentum
+    group["momentum"] = momentum or (_NEARLY_ZERO if group["momentum"] else 0.0)
 
 
 def _set_beta1(group: dict[str, Any], momentum: float) -> None:

@@ -1,0 +1,48 @@
+"""Averages of the weights on both engines against the NumPy reference, over changing weights, in float64."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+import crosstrain as ct
+from parity_tests.reference import optimizers as reference
+from parity_tests.tolerances import assert_close
+
+from .common import Arrays, few
+
+UPDATES = 20
+CONFIG = ct.models.MLPConfig(in_features=3, hidden=(4,), out_features=2)
+
+
+def run(backend: str, average: Any) -> tuple[Arrays, list[Arrays]]:
+    """The average after the updates, and the weights after each."""
+    accelerator = ct.Accelerator(backend, precision="fp64")
+    model = ct.models.build("mlp", CONFIG, accelerator)
+    state = accelerator.prepare(model, ct.sgd(1e-1, momentum=0.9), average=average)
+    generator = np.random.default_rng(0)
+    weights = []
+    for _ in range(UPDATES):
+        grads = {name: generator.normal(size=shape) for name, shape in state.parameter_shapes.items()}
+        state.apply_gradients(state.to_gradients(grads))
+        weights.append(dict(state.snapshot().params))
+    return dict(state.snapshot().averages), weights
+
+
+@few
+@given(decay=st.sampled_from([0.0, 0.3, 0.5, 0.9, 0.999]))
+def test_ema(backend: str, decay: float) -> None:
+    found, weights = run(backend, ct.ema(decay))
+    start = CONFIG.initial_weights(0)
+    expected = {name: reference.ema(start[name], [each[name] for each in weights], decay) for name in start}
+    assert_close(found, expected, "average")
+
+
+@few
+@given(first=st.integers(0, UPDATES + 2), every=st.integers(1, 7))
+def test_swa(backend: str, first: int, every: int) -> None:
+    found, weights = run(backend, ct.swa(first, every=every))
+    start = CONFIG.initial_weights(0)
+    expected = {name: reference.swa(start[name], [each[name] for each in weights], first, every) for name in start}
+    assert_close(found, expected, "average")

@@ -1,0 +1,144 @@
+"""Normalisations, their gradients and statistics, and dropout masks of both engines against the NumPy reference."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import crosstrain as ct
+from crosstrain.random import seed_key, stable_hash
+from parity_tests.reference import layers
+from parity_tests.tolerances import assert_close, bound, difference
+
+from .common import Arrays, few, native, set_params
+
+EPS = st.sampled_from([1e-5, 1e-3])
+SHAPES = st.tuples(st.integers(2, 5), st.integers(1, 4), st.integers(1, 3), st.integers(1, 6))
+RATE = 0.1
+
+
+def project(model: Any, batch: Any, ops: ct.Ops) -> ct.Loss:
+    """A loss whose gradient with respect to the layer's output is the batch's `g`."""
+    return ct.Loss((model() * batch["g"]).sum(), 1.0)
+
+
+def probe(backend: str, kind: str, shape: tuple[int, ...], seed: int, **options: float) -> Any:
+    """An accelerator, a state over a layer with weights and input from `seed`, and those weights."""
+    accelerator = ct.Accelerator(backend, precision="fp64")
+    layer = getattr(native(backend), kind)(shape, **options)
+    state = accelerator.prepare(layer, ct.sgd(RATE))
+    generator = np.random.default_rng(seed)
+    start = {name: generator.normal(1.0, 2.0, shape) for name, shape in state.parameter_shapes.items()}
+    set_params(state, start)
+    return accelerator, state, start
+
+
+def projections(shape: tuple[int, ...], count: int) -> list[Arrays]:
+    return [{"g": np.random.default_rng(1000 + index).normal(size=shape)} for index in range(count)]
+
+
+def moved(params: Arrays, gradients: Arrays) -> Arrays:
+    return {name: values - RATE * gradients[name] for name, values in params.items()}
+
+
+@few
+@given(shape=SHAPES, eps=EPS, momentum=st.sampled_from([0.1, 0.5]), seed=st.integers(0, 99))
+def test_batch_norm(backend: str, shape: tuple[int, ...], eps: float, momentum: float, seed: int) -> None:
+    accelerator, state, params = probe(backend, "batch_norm", shape, seed, eps=eps, momentum=momentum)
+    value_and_grad = accelerator.value_and_grad(project)
+    mean, var = np.zeros(shape[-1]), np.ones(shape[-1])
+    for batch in projections(shape, 3):
+        x, weight, bias = params["x"], params["layer.weight"], params["layer.bias"]
+        y = layers.batch_norm(x, weight, bias, eps=eps)
+        back = layers.batch_norm_gradients(x, weight, batch["g"], eps=eps)
+        mean, var = layers.running_statistics(x, mean, var, momentum=momentum)
+        expected = {"x": back.x, "layer.weight": back.weight, "layer.bias": back.bias}
+
+        metrics, gradients = value_and_grad(state, batch)
+        scale = np.abs(y * batch["g"]).sum()
+        assert abs(metrics["loss"] - (y * batch["g"]).sum()) <= bound("loss") * scale
+        assert_gradients(gradients.to_host(), expected, batch["g"] * weight / np.sqrt(x.var((0, 1, 2)) + eps))
+        state.apply_gradients(gradients)
+        params = moved(params, expected)
+        set_params(state, params)
+        running = {"layer.running_mean": mean, "layer.running_var": var}
+        assert_close(dict(state.snapshot().buffers), running, "statistics")
+
+    y = layers.batch_norm_evaluation(params["x"], params["layer.weight"], params["layer.bias"], mean, var, eps=eps)
+    found = accelerator.predict_step(lambda model, batch, ops: model())(state, {"x": np.zeros(shape[0])})
+    assert difference(found["prediction"], y) <= bound("activation")
+
+
+def assert_gradients(found: Arrays, expected: Arrays, terms: np.ndarray) -> None:
+    """Parameters within the bound; the input within the bound of the largest of `terms`.
+
+    The gradient of the input is what is left of these terms when others are subtracted. Where little is left it is
+    small, but its rounding is that of the terms.
+    """
+    apart = np.abs(found.pop("x") - expected["x"]).max()
+    assert apart <= bound("gradient") * np.abs(terms).max()
+    assert_close(found, {name: values for name, values in expected.items() if name != "x"}, "gradient")
+
+
+@few
+@given(shape=SHAPES, eps=EPS, seed=st.integers(0, 99))
+def test_rms_norm(backend: str, shape: tuple[int, ...], eps: float, seed: int) -> None:
+    accelerator, state, params = probe(backend, "rms_norm", shape, seed, eps=eps)
+    (batch,) = projections(shape, 1)
+    back = layers.rms_norm_gradients(params["x"], params["layer.weight"], batch["g"], eps=eps)
+    _, gradients = accelerator.value_and_grad(project)(state, batch)
+    terms = batch["g"] * params["layer.weight"] / np.sqrt((params["x"] ** 2).mean(-1, keepdims=True) + eps)
+    assert_gradients(gradients.to_host(), {"x": back.x, "layer.weight": back.weight}, terms)
+    found = accelerator.predict_step(lambda model, batch, ops: model())(state, batch)["prediction"]
+    assert difference(found, layers.rms_norm(params["x"], params["layer.weight"], eps=eps)) <= bound("activation")
+
+
+def test_batch_norm_inside_its_model(backend: str) -> None:
+    config = ct.models.ResNet9Config(width=2, image_size=8, in_channels=1)
+    images = ct.data.digits().train["image"][:8]
+    accelerator = ct.Accelerator(backend, precision="fp64")
+    state = accelerator.prepare(ct.models.build("resnet9", config, accelerator), ct.sgd(0.0))
+    batch = {"image": images, "label": np.zeros(8, np.int32)}
+
+    def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
+        return ops.cross_entropy(model(batch["image"]), batch["label"])
+
+    found = dict(accelerator.probe_step(loss_fn)(state, batch).activations)
+    if backend == "torch":  # channels-first
+        found = {name: np.moveaxis(values, 1, 3) if values.ndim == 4 else values for name, values in found.items()}
+    x = found["prep.conv"]
+    y = layers.batch_norm(x, np.ones(2), np.zeros(2), eps=config.norm_eps)
+    assert difference(found["prep.norm"], y) <= bound("activation")
+    accelerator.train_step(loss_fn)(state, batch)
+    mean, var = layers.running_statistics(x, np.zeros(2), np.ones(2), momentum=config.norm_momentum)
+    buffers = {name: values for name, values in state.snapshot().buffers.items() if name.startswith("prep.")}
+    assert_close(buffers, {"prep.norm.running_mean": mean, "prep.norm.running_var": var}, "statistics")
+
+
+@few
+@given(
+    rate=st.sampled_from([0.1, 0.3, 0.5, 0.9]),
+    step=st.integers(0, 3),
+    seed=st.sampled_from([0, 7, 2**40 + 5, -1]),
+    width=st.integers(1, 33),
+)
+def test_dropout_masks(backend: str, rate: float, step: int, seed: int, width: int) -> None:
+    config = ct.models.MLPConfig(hidden=(width,), dropout=rate)
+    accelerator = ct.Accelerator(backend, precision="fp64", seed=seed)
+    state = accelerator.prepare(ct.models.build("mlp", config, accelerator), ct.sgd(0.0))
+    batch = {"image": np.random.default_rng(0).normal(size=(6, 64)), "label": np.zeros(6, np.int32)}
+
+    def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
+        return ops.cross_entropy(model(batch["image"]), batch["label"])
+
+    train = accelerator.train_step(loss_fn)
+    for _ in range(step):
+        train(state, batch)
+    activations = accelerator.probe_step(loss_fn)(state, batch).activations
+    kept = layers.dropout_mask(seed_key(seed, "dropout"), step, stable_hash("dropouts.0", bits=32), 6, width, rate)
+    expected = np.where(kept, np.maximum(activations["layers.0"], 0) / (1 - rate), 0)
+    found = activations["dropouts.0"]
+    np.testing.assert_array_equal(found != 0, expected != 0)
+    assert found == pytest.approx(expected, rel=bound("activation"))
