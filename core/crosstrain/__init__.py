@@ -22,7 +22,24 @@ from crosstrain.metrics import Metrics, MetricSum
 from crosstrain.ops import Ops
 from crosstrain.optim import Averaging, OptimizerSpec, ParamGroup, adam, adamw, ema, sgd, swa, undecayed
 from crosstrain.precision import Precision
-from crosstrain.schedules import Schedule, constant, cosine, linear, one_cycle
+from crosstrain.schedules import (
+    Schedule,
+    constant,
+    cosine,
+    linear,
+    lr_range,
+    multi_step_decay,
+    one_cycle,
+    one_cycle_momentum,
+    optax_one_cycle,
+    polynomial,
+    step_decay,
+    torch_one_cycle,
+    torch_one_cycle_momentum,
+    triangular,
+    triangular2,
+    warmup_stable_decay,
+)
 from crosstrain.state import Gradients, Snapshot, TrainState
 from crosstrain.trainer import History, Trainer
 
@@ -59,10 +76,21 @@ __all__ = [
     "data",
     "ema",
     "linear",
+    "lr_range",
     "models",
+    "multi_step_decay",
     "one_cycle",
+    "one_cycle_momentum",
+    "optax_one_cycle",
+    "polynomial",
     "random",
     "sgd",
+    "step_decay",
     "swa",
+    "torch_one_cycle",
+    "torch_one_cycle_momentum",
+    "triangular",
+    "triangular2",
     "undecayed",
+    "warmup_stable_decay",
 ]

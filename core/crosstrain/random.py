@@ -44,6 +44,18 @@ def normal(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)[:count].reshape(shape)
 
 
+def truncated_normal(seed: int, name: str, shape: tuple[int, ...], cut: float) -> np.ndarray:
+    """Standard normal numbers of (seed, name) within +-cut; float64, `shape`.
+
+    By rejection: element j is the first element j of the streams `name`, `name#1`, `name#2`, ... that lies within.
+    """
+    values, attempt = normal(seed, name, shape), 0
+    while (outside := np.abs(values) > cut).any():
+        attempt += 1
+        values = np.where(outside, normal(seed, f"{name}#{attempt}", shape), values)
+    return values
+
+
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     """The order of `size` examples in `epoch`; int64, shape (size,); a uniform permutation of (seed, epoch)."""
     keys = philox(seed, f"order/{epoch}").random_raw(size)

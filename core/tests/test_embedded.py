@@ -30,6 +30,10 @@ def test_the_standard_library_is_real_source() -> None:
     assert "\ndef " in text.tobytes().decode("utf-8", errors="ignore")
 
 
+def test_what_the_build_of_this_interpreter_wrote_is_left_out() -> None:
+    assert b"\nbuild_time_vars = {" not in ct.data.stdlib_bytes().tobytes()
+
+
 def test_token_windows_overlap_by_their_labels_only() -> None:
     source = ct.data.token_windows(np.arange(10), 3)
     batch = source.gather(np.array([2, 0]))

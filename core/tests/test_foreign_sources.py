@@ -6,7 +6,15 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from crosstrain import DataError
 from crosstrain.data.loader import Loader, LoaderSpec, Placement
@@ -75,6 +83,20 @@ def test_drop_last_and_collation_are_kept() -> None:
 def test_a_custom_sampler_is_refused() -> None:
     sampler = WeightedRandomSampler([1.0] * COUNT, COUNT)
     with pytest.raises(DataError, match="plain sequential or random sampler, got WeightedRandomSampler"):
+        loader_of(DataLoader(Pairs(), batch_size=4, sampler=sampler))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        RandomSampler(range(COUNT), replacement=True),
+        RandomSampler(range(COUNT), num_samples=7),
+        SequentialSampler(range(7)),
+    ],
+    ids=["replacement", "fewer", "part"],
+)
+def test_a_sampler_that_is_not_one_pass_over_the_data_is_refused(sampler: Any) -> None:
+    with pytest.raises(DataError, match=rf"got a sampler of {len(sampler)} examples over a data set of {COUNT}"):
         loader_of(DataLoader(Pairs(), batch_size=4, sampler=sampler))
 
 

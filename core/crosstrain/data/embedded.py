@@ -11,6 +11,8 @@ from crosstrain.errors import DataError
 from crosstrain.random import permutation
 
 _SKIPPED_FOLDERS = {"site-packages", "test", "tests", "idlelib", "__pycache__", "lib2to3"}
+# What the build of this very interpreter wrote.
+_MACHINE = ("_sysconfigdata", "config-")
 
 
 class Split(NamedTuple):
@@ -65,7 +67,8 @@ def stdlib_bytes(*, max_bytes: int | None = None) -> np.ndarray:
     chunks: list[bytes] = []
     size = 0
     for path in sorted(root.rglob("*.py")):
-        if _SKIPPED_FOLDERS.intersection(path.relative_to(root).parts):
+        parts = path.relative_to(root).parts
+        if _SKIPPED_FOLDERS.intersection(parts) or any(part.startswith(_MACHINE) for part in parts):
             continue
         chunks.append(path.read_bytes())
         size += len(chunks[-1])

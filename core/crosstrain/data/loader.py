@@ -289,6 +289,12 @@ class _TorchLoader:
                 "Pass its data set instead of the DataLoader; crosstrain orders and shards it."
             )
         self.examples = _Sized(loader.dataset)
+        if getattr(loader.sampler, "replacement", False) or len(loader.sampler) != len(loader.dataset):
+            raise DataError(
+                "a DataLoader must go over its data set once per epoch, got a sampler of "
+                f"{len(loader.sampler)} examples over a data set of {len(loader.dataset)}, or one with replacement. "
+                "Pass a data set that holds the examples you want, such as a torch Subset."
+            )
         self._shuffle = sampler == "RandomSampler"
 
     @classmethod
