@@ -40,6 +40,7 @@ from crosstrain.schedules import (
     triangular2,
     warmup_stable_decay,
 )
+from crosstrain.scores import f1, perplexity
 from crosstrain.state import Gradients, Snapshot, TrainState
 from crosstrain.trainer import History, Trainer
 
@@ -75,6 +76,7 @@ __all__ = [
     "cosine",
     "data",
     "ema",
+    "f1",
     "linear",
     "lr_range",
     "models",
@@ -82,6 +84,7 @@ __all__ = [
     "one_cycle",
     "one_cycle_momentum",
     "optax_one_cycle",
+    "perplexity",
     "polynomial",
     "random",
     "sgd",

@@ -71,7 +71,8 @@ class LayoutCache:
 
     def intern(self, layout: Layout, optimizer_key: Any) -> Layout:
         """The layout that was seen first with this structure; `layout` itself when the model cannot be compared."""
-        key = (layout.train, layout.params_tree, layout.buffers_tree, optimizer_key)
+        shapes = tuple(leaf.shape for leaf in (*layout.params, *layout.buffers))
+        key = (layout.train, layout.params_tree, layout.buffers_tree, shapes, optimizer_key)
         try:
             return self._layouts.setdefault(key, layout)
         except TypeError:  # a module with an attribute that cannot be hashed

@@ -28,7 +28,7 @@ class TorchOps(Ops):
         return torch.is_floating_point(values)
 
     def _cross_entropy(
-        self, logits: torch.Tensor, labels: torch.Tensor, *, label_smoothing: float, ignore_index: int
+        self, logits: torch.Tensor, labels: torch.Tensor, *, label_smoothing: float, z_loss: float, ignore_index: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         classes = logits.shape[-1]
         logits = self.upcast(logits)
@@ -43,7 +43,10 @@ class TorchOps(Ops):
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
         )
-        values = values.reshape(labels.shape).masked_fill(outside, torch.nan)
+        values = values.reshape(labels.shape)
+        if z_loss:
+            values = values + (z_loss * logits.logsumexp(-1).square()).masked_fill(~counted, 0.0)
+        values = values.masked_fill(outside, torch.nan)
         return values, counted.to(values.dtype)
 
     def _accuracy(
@@ -52,6 +55,22 @@ class TorchOps(Ops):
         correct = self.upcast((logits.argmax(dim=-1) == labels).float())
         return correct, (labels != ignore_index).to(correct.dtype)
 
+    def _abs(self, values: torch.Tensor) -> torch.Tensor:
+        return values.abs()
+
     def _softplus(self, values: torch.Tensor) -> torch.Tensor:
         # F.softplus switches to the identity above its threshold of 20, which is off by 2e-9 there.
         return torch.logaddexp(values, torch.zeros((), dtype=values.dtype, device=values.device))
+
+    def _kl_div(self, p_logits: torch.Tensor, q_logits: torch.Tensor) -> torch.Tensor:
+        log_p, log_q = p_logits.log_softmax(-1), q_logits.log_softmax(-1)
+        p = log_p.exp()
+        return (p * (log_p - log_q).where(p > 0, 0.0)).sum(-1)
+
+    def _rank(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        labels, classes = labels.long(), logits.shape[-1]
+        in_range = (labels >= 0) & (labels < classes)
+        picked = logits.gather(-1, labels.where(in_range, 0)[..., None])
+        earlier = torch.arange(classes, device=logits.device) < labels[..., None]
+        before = ~(logits <= picked) | ((logits == picked) & earlier)
+        return before.sum(-1).where(in_range, classes)

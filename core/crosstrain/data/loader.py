@@ -1,107 +1,19 @@
 """`Loader`: batches of a source in their order, padded, checked, and placed on the devices."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from crosstrain.data.order import BatchRows, batch_count, epoch_batches, pad_rows, padding_weights
+from crosstrain.data.placement import WEIGHT, LoaderSpec, Placement
 from crosstrain.data.prefetch import in_thread, look_ahead
-from crosstrain.data.sources import Arrays, Source, as_fields, as_source, stack_examples
+from crosstrain.data.sources import Arrays, Source, as_source, stack_examples
+from crosstrain.data.torch_loader import TorchLoader
 from crosstrain.errors import DataError
 
-WEIGHT = "weight"
 _LOOK_AHEAD = 2
 _IGNORED_LABEL = -100
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoaderSpec:
-    """What a loader gives; see `Accelerator.loader`."""
-
-    batch_size: int | None
-    shuffle: bool = False
-    seed: int = 0
-    drop_last: bool = False
-    even_batches: bool = True
-    transform: Callable[[Arrays], Arrays] | None = None
-    class_counts: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Placement:
-    """Where batches go.
-
-    Attributes:
-        process_index: this process.
-        process_count: all processes; each loads its contiguous part of every global batch.
-        data_size: devices over which the batch is split.
-        float_dtype: floating fields are cast to it.
-        wide_integers: whether integers wider than 32 bits stay as they are (torch's losses want them) or become int32.
-        put: copies this process's part to its devices.
-    """
-
-    process_index: int
-    process_count: int
-    data_size: int
-    float_dtype: str
-    wide_integers: bool = False
-    put: Callable[[Arrays], dict[str, Any]]
-
-    def convert(self, batch: Mapping[str, Any]) -> Arrays:
-        """The batch in the types that reach the devices.
-
-        Raises:
-            DataError: an integer that does not fit into 32 bits, or a field that is no array of numbers.
-        """
-        return {name: self._convert(name, np.asarray(values)) for name, values in batch.items()}
-
-    def check(self, batch: Any) -> Arrays:
-        """A host batch given by hand, converted and checked.
-
-        Raises:
-            DataError: not a dict of arrays, no examples, or the data axis does not divide it.
-        """
-        if not isinstance(batch, Mapping) or not batch:
-            raise DataError(f"a batch must be a dict of arrays, got {type(batch).__name__}.")
-        converted = self.convert(batch)
-        sizes = {name: len(values) if values.ndim else None for name, values in converted.items()}
-        size = next(iter(sizes.values()))
-        if not size or len(set(sizes.values())) > 1:
-            raise DataError(f"all fields of a batch must have the same number of examples (at least 1), got {sizes}.")
-        self.require_divisible(size * self.process_count, "the batch")
-        return converted
-
-    def require_divisible(self, size: int, what: str) -> None:
-        """Refuses a global batch that the data axis does not divide.
-
-        Raises:
-            DataError: names two sizes that would work.
-        """
-        if size % self.data_size:
-            low = size // self.data_size * self.data_size
-            choices = f"{low} or {low + self.data_size}" if low else str(self.data_size)
-            raise DataError(
-                f"{what} must be a multiple of the data axis, got {size} examples on {self.data_size} devices. "
-                f"Use {choices}, or let the loader pad with even_batches=True."
-            )
-
-    def _convert(self, name: str, values: np.ndarray) -> np.ndarray:
-        kind = values.dtype.kind
-        if kind == "f" and values.dtype != self.float_dtype:
-            return values.astype(self.float_dtype)
-        if kind in "iu" and values.dtype.itemsize > 4 and not self.wide_integers:
-            if values.size and (values.max() > np.iinfo(np.int32).max or values.min() < np.iinfo(np.int32).min):
-                raise DataError(
-                    f"field {name!r} must fit into 32 bits, got values from {values.min()} to {values.max()}."
-                )
-            return values.astype(np.int32)
-        if kind not in "fiub":
-            raise DataError(
-                f"field {name!r} must be numbers, got {values.dtype}. Encode it, or drop the field from the source."
-            )
-        return values
 
 
 class Loader:
@@ -109,7 +21,7 @@ class Loader:
 
     def __init__(self, source: Any, spec: LoaderSpec, placement: Placement) -> None:
         self._spec, self._placement = spec, placement
-        self._torch_loader = _TorchLoader.wrap(source)
+        self._torch_loader = TorchLoader.wrap(source)
         if self._torch_loader is not None:
             self._source: Source | None = self._torch_loader.examples
             self._spec = spec = self._torch_loader.merge(spec)
@@ -269,82 +181,6 @@ class Loader:
                     f"{name} must be in [0, {count}), got {name}={labels[where]} at index {list(where)}. "
                     f"Fix the labels, or build the model for {int(labels.max()) + 1} classes."
                 )
-
-
-class _TorchLoader:
-    """A torch `DataLoader`, recognised by its attributes: its data set, collation and workers, in our order.
-
-    Its own sampler draws from torch's global generator, which differs between processes and runs. So the loader
-    is rebuilt with a batch sampler that follows crosstrain's order; shuffling is kept when it had a random sampler.
-    """
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-        self.examples: Source | None = None
-        sampler = type(loader.sampler).__name__
-        batch_sampler = type(loader.batch_sampler).__name__
-        if sampler not in ("SequentialSampler", "RandomSampler") or batch_sampler != "BatchSampler":
-            raise DataError(
-                f"a DataLoader must use a plain sequential or random sampler, got {sampler} in {batch_sampler}. "
-                "Pass its data set instead of the DataLoader; crosstrain orders and shards it."
-            )
-        self.examples = _Sized(loader.dataset)
-        if getattr(loader.sampler, "replacement", False) or len(loader.sampler) != len(loader.dataset):
-            raise DataError(
-                "a DataLoader must go over its data set once per epoch, got a sampler of "
-                f"{len(loader.sampler)} examples over a data set of {len(loader.dataset)}, or one with replacement. "
-                "Pass a data set that holds the examples you want, such as a torch Subset."
-            )
-        self._shuffle = sampler == "RandomSampler"
-
-    @classmethod
-    def wrap(cls, source: Any) -> "_TorchLoader | None":
-        names = ("dataset", "collate_fn", "batch_sampler", "sampler", "num_workers")
-        if not all(hasattr(source, name) for name in names):
-            return None
-        if not hasattr(source.dataset, "__len__"):  # torch gives every data set a __getitem__, streams too
-            raise DataError(
-                "a DataLoader must wrap a map-style data set, got an iterable one. "
-                "Pass the iterable data set itself, with batch_size."
-            )
-        return cls(source)
-
-    def merge(self, spec: LoaderSpec) -> LoaderSpec:
-        return LoaderSpec(
-            batch_size=spec.batch_size or self._loader.batch_size,
-            shuffle=spec.shuffle or self._shuffle,
-            seed=spec.seed,
-            drop_last=spec.drop_last or bool(self._loader.drop_last),
-            even_batches=spec.even_batches,
-            transform=spec.transform,
-            class_counts=spec.class_counts,
-        )
-
-    def fetch(self, local: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[Arrays, np.ndarray]]:
-        loader = self._loader
-        rebuilt = type(loader)(
-            loader.dataset,
-            batch_sampler=[rows.tolist() for rows, _ in local],
-            collate_fn=loader.collate_fn,
-            num_workers=loader.num_workers,
-            worker_init_fn=loader.worker_init_fn,
-            multiprocessing_context=loader.multiprocessing_context,
-        )
-        for fields, (_, weights) in zip(rebuilt, local, strict=True):
-            yield as_fields(fields), weights
-
-
-class _Sized(Source):
-    """The length of a data set whose examples a DataLoader fetches."""
-
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def gather(self, rows: np.ndarray) -> Arrays:
-        raise DataError("the examples of a DataLoader are fetched by its workers, not gathered.")
 
 
 __all__ = ["WEIGHT", "Loader", "LoaderSpec", "Placement", "padding_weights"]

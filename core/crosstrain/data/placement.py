@@ -1,0 +1,100 @@
+"""What a loader is asked for, and where its batches go: types, divisibility, this process's part."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from crosstrain.data.sources import Arrays
+from crosstrain.errors import DataError
+
+WEIGHT = "weight"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoaderSpec:
+    """What a loader gives; see `Accelerator.loader`."""
+
+    batch_size: int | None
+    shuffle: bool = False
+    seed: int = 0
+    drop_last: bool = False
+    even_batches: bool = True
+    transform: Callable[[Arrays], Arrays] | None = None
+    class_counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """Where batches go.
+
+    Attributes:
+        process_index: this process.
+        process_count: all processes; each loads its contiguous part of every global batch.
+        data_size: devices over which the batch is split.
+        float_dtype: floating fields are cast to it.
+        wide_integers: whether integers wider than 32 bits stay as they are (torch's losses want them) or become int32.
+        put: copies this process's part to its devices.
+    """
+
+    process_index: int
+    process_count: int
+    data_size: int
+    float_dtype: str
+    wide_integers: bool = False
+    put: Callable[[Arrays], dict[str, Any]]
+
+    def convert(self, batch: Mapping[str, Any]) -> Arrays:
+        """The batch in the types that reach the devices.
+
+        Raises:
+            DataError: an integer that does not fit into 32 bits, or a field that is no array of numbers.
+        """
+        return {name: self._convert(name, np.asarray(values)) for name, values in batch.items()}
+
+    def check(self, batch: Any) -> Arrays:
+        """A host batch given by hand, converted and checked.
+
+        Raises:
+            DataError: not a dict of arrays, no examples, or the data axis does not divide it.
+        """
+        if not isinstance(batch, Mapping) or not batch:
+            raise DataError(f"a batch must be a dict of arrays, got {type(batch).__name__}.")
+        converted = self.convert(batch)
+        sizes = {name: len(values) if values.ndim else None for name, values in converted.items()}
+        size = next(iter(sizes.values()))
+        if not size or len(set(sizes.values())) > 1:
+            raise DataError(f"all fields of a batch must have the same number of examples (at least 1), got {sizes}.")
+        self.require_divisible(size * self.process_count, "the batch")
+        return converted
+
+    def require_divisible(self, size: int, what: str) -> None:
+        """Refuses a global batch that the data axis does not divide.
+
+        Raises:
+            DataError: names two sizes that would work.
+        """
+        if size % self.data_size:
+            low = size // self.data_size * self.data_size
+            choices = f"{low} or {low + self.data_size}" if low else str(self.data_size)
+            raise DataError(
+                f"{what} must be a multiple of the data axis, got {size} examples on {self.data_size} devices. "
+                f"Use {choices}, or let the loader pad with even_batches=True."
+            )
+
+    def _convert(self, name: str, values: np.ndarray) -> np.ndarray:
+        kind = values.dtype.kind
+        if kind == "f" and values.dtype != self.float_dtype:
+            return values.astype(self.float_dtype)
+        if kind in "iu" and values.dtype.itemsize > 4 and not self.wide_integers:
+            if values.size and (values.max() > np.iinfo(np.int32).max or values.min() < np.iinfo(np.int32).min):
+                raise DataError(
+                    f"field {name!r} must fit into 32 bits, got values from {values.min()} to {values.max()}."
+                )
+            return values.astype(np.int32)
+        if kind not in "fiub":
+            raise DataError(
+                f"field {name!r} must be numbers, got {values.dtype}. Encode it, or drop the field from the source."
+            )
+        return values
