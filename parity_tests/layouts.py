@@ -22,6 +22,10 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
 }
 
+GENERATOR = ct.models.MLPConfig(in_features=4, hidden=(16,), out_features=64, dropout=0.25)
+DISCRIMINATOR = ct.models.MLPConfig(in_features=64, hidden=(16,), out_features=1, dropout=0.25)
+KINDS = (*CASES, "adversarial")
+
 
 def data_of(kind: str) -> dict[str, np.ndarray]:
     """83 examples: with batches of 16 the last one holds 3, so most devices see nothing but padding in it."""
@@ -65,6 +69,56 @@ def train(backend: str, kind: str) -> dict[str, np.ndarray]:
     }
 
 
+def generator_loss(generator: Any, batch: Any, ops: ct.Ops, discriminator: Any) -> Any:
+    logits = discriminator(generator(batch["noise"]))
+    return ops.bce_with_logits(logits, ops.ones_like(logits))
+
+
+def discriminator_loss(discriminator: Any, batch: Any, ops: ct.Ops, generator: Any) -> Any:
+    real, drawn = discriminator(batch["image"]), discriminator(generator(batch["noise"]))
+    on_real = ops.bce_with_logits(real, ops.ones_like(real))
+    on_drawn = ops.bce_with_logits(drawn, ops.zeros_like(drawn))
+    return ct.Loss(on_real.sum + on_drawn.sum, on_real.weight + on_drawn.weight)
+
+
+def reconstruction_loss(generator: Any, batch: Any, ops: ct.Ops) -> Any:
+    return ops.mse(generator(batch["noise"]), batch["image"].reshape(-1, 64))
+
+
+def train_adversarially(backend: str) -> dict[str, np.ndarray]:
+    """Two states whose steps take turns, several steps on each of them, and a restart from snapshots in the middle."""
+    accelerator = ct.Accelerator(backend, precision="fp64")
+    generator, discriminator = _players(accelerator)
+    judge = accelerator.value_and_grad(discriminator_loss)
+    draw = accelerator.train_step(generator_loss, accumulate_steps=2, clip_norm=0.1)
+    copy = accelerator.train_step(reconstruction_loss)
+    data = data_of("adversarial") | {"noise": np.random.default_rng(0).normal(size=(83, 4))}
+    losses = []
+    for index, batch in enumerate(accelerator.loader(data, batch_size=16, shuffle=True)):
+        metrics, gradients = judge(discriminator, batch, generator)
+        discriminator.apply_gradients(gradients, clip_norm=0.5)
+        losses += [metrics["loss"], draw(generator, batch, discriminator)["loss"], copy(generator, batch)["loss"]]
+        if index == STEPS // 2:
+            snapshots = generator.snapshot(), discriminator.snapshot()
+            generator, discriminator = _players(accelerator)
+            generator.load(snapshots[0])
+            discriminator.load(snapshots[1])
+    results = {"loss": np.array(losses)}
+    for name, state in {"generator": generator, "discriminator": discriminator}.items():
+        snapshot = state.snapshot()
+        tables = {"param": snapshot.params, "average": snapshot.averages, **snapshot.moments}
+        results |= {f"{name}/{kind}/{key}": each for kind, table in tables.items() for key, each in table.items()}
+    return results
+
+
+def _players(accelerator: ct.Accelerator) -> tuple[ct.TrainState, ct.TrainState]:
+    generator, discriminator = (ct.models.build("mlp", config, accelerator) for config in (GENERATOR, DISCRIMINATOR))
+    return (
+        accelerator.prepare(generator, ct.adam(1e-2, betas=(0.5, 0.999)), average=ct.ema(0.9)),
+        accelerator.prepare(discriminator, ct.sgd(1e-1, momentum=0.9)),
+    )
+
+
 def worst(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
     """Largest difference of any array, relative to its largest element; infinite for other shapes."""
     assert a.keys() == b.keys()
@@ -74,7 +128,8 @@ def worst(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
 
 
 def run_all(backend: str) -> dict[str, np.ndarray]:
-    return {f"{kind}/{name}": values for kind in CASES for name, values in train(backend, kind).items()}
+    results = {kind: train(backend, kind) for kind in CASES} | {"adversarial": train_adversarially(backend)}
+    return {f"{kind}/{name}": values for kind, found in results.items() for name, values in found.items()}
 
 
 def leave(folder: Path, index: int, results: dict[str, np.ndarray]) -> None:

@@ -1,7 +1,7 @@
 """`TrainState`: model, optimizer, step and random state of one model, living on the devices."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,10 +130,11 @@ class TrainState(abc.ABC):
     def load(self, snapshot: Snapshot) -> None:
         """Replaces weights, buffers, moments, averages and step by those of a snapshot of either engine.
 
-        Moments and averages are replaced when the snapshot has any.
+        Moments and averages are replaced when the snapshot has any; moments that this optimizer does not keep are
+        left out. Nothing is replaced when anything is refused.
 
         Raises:
-            ConfigError: names or shapes that this model or its optimizer does not have.
+            ConfigError: names or shapes that this model does not have, or moments of another optimizer.
         """
 
     @abc.abstractmethod
@@ -143,7 +144,61 @@ class TrainState(abc.ABC):
         Args:
             gradients: what `Accelerator.value_and_grad` returned for this state; used up by the call.
             clip_norm: scale the gradients so that their global L2 norm is at most this.
+
+        Raises:
+            ConfigError: the gradients are not those of this state's parameters.
         """
+
+
+def require_states(*states: Any) -> None:
+    """Refuses what is no state, such as the model itself.
+
+    Raises:
+        ConfigError: says how to make one.
+    """
+    for state in states:
+        if not isinstance(state, TrainState):
+            raise ConfigError(
+                f"state must be a TrainState, got {type(state).__name__}. "
+                "Prepare the model: state = accelerator.prepare(model, optimizer)."
+            )
+
+
+def require_trainable(state: Any, others: tuple[Any, ...]) -> None:
+    """Refuses states that a training step cannot take: no states, or one that is to learn and to stand still.
+
+    Raises:
+        ConfigError: says what was given.
+    """
+    require_states(state, *others)
+    if any(other is state for other in others):
+        raise ConfigError(
+            "the states after the batch must be others than the one in training, got that one again. "
+            "loss_fn receives its model as the first argument; to learn from a past self, prepare a second model."
+        )
+
+
+def foreign_gradients(gradients: Any) -> ConfigError:
+    """The error for gradients that do not belong to a state's parameters."""
+    return ConfigError(
+        f"gradients must be those of this state's parameters, got {type(gradients).__name__} of others. "
+        "Pass what accelerator.value_and_grad(loss_fn)(state, batch) returned for this very state."
+    )
+
+
+def check_slots(kept: Iterable[str], snapshot: Snapshot) -> None:
+    """Refuses the moments of an optimizer that keeps others.
+
+    Raises:
+        ConfigError: says which are missing, and how to take over the rest.
+    """
+    missing = sorted(set(kept) - set(snapshot.moments))
+    if snapshot.moments and missing:
+        raise ConfigError(
+            f"the snapshot's moments must be those of this state's optimizer, missing: {', '.join(missing)}, "
+            f"got {', '.join(sorted(snapshot.moments))}. "
+            "To take over all but the moments: state.load(dataclasses.replace(snapshot, moments={}))."
+        )
 
 
 def check_names(what: str, expected: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray]) -> None:

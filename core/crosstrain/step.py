@@ -8,7 +8,7 @@ import numpy as np
 
 from crosstrain.errors import ConfigError, NonFiniteLossError
 from crosstrain.metrics import Metrics
-from crosstrain.state import Gradients, TrainState
+from crosstrain.state import Gradients, TrainState, require_trainable
 
 NanPolicy = Literal["ignore", "raise"]
 LossFn = Callable[..., Any]
@@ -113,9 +113,11 @@ class TrainStep:
             `loss`, `learning_rate`, `grad_norm` when asked for, and what `loss_fn` reported; on the device.
 
         Raises:
+            ConfigError: something that is no state, or the state itself among `others`.
             LossError: `loss_fn` returned no scalar.
             NonFiniteLossError: the loss of the step *before* was not finite and the policy is `raise`.
         """
+        require_trainable(state, others)
         metrics = self._run(state, self._to_device(batch), state.hyper(), others)
         if self._guard is not None:
             self._guard.watch(state.step, metrics)

@@ -9,6 +9,7 @@ import numpy as np
 from crosstrain.data.loader import WEIGHT
 from crosstrain.metrics import Metrics
 from crosstrain.objective import drop_padding, read_predictions
+from crosstrain.state import require_states
 from crosstrain.step import LossFn
 from crosstrain_jax.collectives import all_gather
 from crosstrain_jax.objective import Batch, Program, Programs, Runtime, arrays
@@ -33,6 +34,7 @@ def eval_step(
     programs = Programs(compile_program)
 
     def run(state: JaxState, batch: Batch, *others: JaxState) -> Metrics:
+        require_states(state, *others)
         program = programs.get(state, others)
         return program.metrics(program.run(_weights(state, averaged), state.buffers, to_device(batch), arrays(others)))
 
@@ -57,6 +59,7 @@ def predict_step(
     programs = Programs(compile_program)
 
     def run(state: JaxState, batch: Batch, *others: JaxState) -> dict[str, np.ndarray]:
+        require_states(state, *others)
         program = programs.get(state, others)
         result = program.run(_weights(state, averaged), state.buffers, to_device(batch), arrays(others))
         return drop_padding({name: all_gather(values) for name, values in result.items()}, WEIGHT)

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from crosstrain.optim import Averaging, OptimizerSpec, Role
 from crosstrain.precision import Precision
-from crosstrain.state import Gradients, Snapshot, TrainState, check_names
+from crosstrain.state import Gradients, Snapshot, TrainState, check_names, check_slots, foreign_gradients
 from crosstrain_jax import naming, optim, sharding
 from crosstrain_jax.models.layers import Dropout
 from crosstrain_jax.precision import is_floating, param_dtype, scope, to_host, unpin_embeddings
@@ -137,7 +137,8 @@ class JaxState(TrainState):
 
     def apply_gradients(self, gradients: Gradients, *, clip_norm: float | None = None) -> None:
         """See `crosstrain.TrainState`."""
-        assert isinstance(gradients, JaxGradients)
+        if not isinstance(gradients, JaxGradients) or gradients.layout.params != self.layout.params:
+            raise foreign_gradients(gradients)
         hyper = np.asarray(self.hyper(), param_dtype(self._precision))
         if clip_norm not in self.layout.applied:
             self.layout.applied[clip_norm] = self._compile_apply(clip_norm)
@@ -171,8 +172,11 @@ class JaxState(TrainState):
         names, buffers = self._floating_buffers()
         check_names("params", self.parameter_shapes, snapshot.params)
         check_names("buffers", _shapes(names), snapshot.buffers)
+        check_slots(optim.slots(self._moment_states()), snapshot)
         for slot, values in snapshot.moments.items():
             check_names(slot, self.parameter_shapes, values)
+        if snapshot.averages and self.averages:
+            check_names("averages", self.parameter_shapes, snapshot.averages)
         with scope(self._precision):
             self.params = self._from_canonical(self.layout.params, self.params, snapshot.params)
             placed = dict(zip(names, self._from_canonical(names, buffers, snapshot.buffers), strict=True))
@@ -181,7 +185,6 @@ class JaxState(TrainState):
             )
             self._load_moments(snapshot)
             if snapshot.averages and self.averages:
-                check_names("averages", self.parameter_shapes, snapshot.averages)
                 self.averages = self._from_canonical(self.layout.params, self.averages, snapshot.averages)
             self.count = self._place(jnp.uint32(snapshot.step), jnp.uint32)
         self._step = snapshot.step

@@ -9,6 +9,7 @@ import numpy as np
 
 from crosstrain.errors import DataError
 from crosstrain.metrics import Metrics
+from crosstrain.state import require_trainable
 from crosstrain.step import LossFn, StepHyper, StepOptions
 from crosstrain_jax import optim
 from crosstrain_jax.objective import Batch, Program, Programs, Runtime, arrays, examples
@@ -86,6 +87,7 @@ def gradient_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Ba
     programs = Programs(compile_program)
 
     def run(state: JaxState, batch: Batch, *others: JaxState) -> tuple[Metrics, JaxGradients]:
+        require_trainable(state, others)
         program = programs.get(state, others)
         grads, state.buffers, table = program.run(
             state.params, state.buffers, state.count, to_device(batch), arrays(others)

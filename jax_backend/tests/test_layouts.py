@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from parity_tests import layouts
+from parity_tests import layouts, refusals
 
 WORKER = Path(__file__).parent / "worker.py"
 LAYOUTS = {"one device": (1, 1), "eight devices": (8, 1), "two processes": (2, 2)}
@@ -44,7 +44,7 @@ def case(results: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("layout", ["eight devices", "two processes"])
-@pytest.mark.parametrize("kind", layouts.CASES)
+@pytest.mark.parametrize("kind", layouts.KINDS)
 def test_layouts_agree_with_one_device(runs: dict, layout: str, kind: str) -> None:
     """Losses, norms, metrics, weights, running statistics, evaluation, and predictions in their order."""
     for results in runs[layout]:
@@ -65,10 +65,17 @@ def test_batches_are_split_and_weights_are_not(runs: dict, layout: str, devices:
         assert results["facts/global batch"].tolist() == [16, 8, 8, 1]
         assert results["facts/shard of the batch"].tolist() == shard
         assert results["facts/weights are replicated"]
+        assert results["facts/donated"]
         assert results["facts/finite"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_one_compilation_for_all_batches_epochs_seeds_and_rates(runs: dict, layout: str) -> None:
+def test_one_compilation_for_all_batches_epochs_seeds_rates_and_calls_of_fit(runs: dict, layout: str) -> None:
     for results in runs[layout]:
         assert results["facts/compilations"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("layout", "devices"), [("eight devices", 8), ("two processes", 4)])
+def test_what_only_several_devices_make_wrong_is_refused(runs: dict, layout: str, devices: int) -> None:
+    for results in runs[layout]:
+        refusals.check(results, devices)

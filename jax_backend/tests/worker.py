@@ -8,7 +8,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from parity_tests import layouts
+from parity_tests import layouts, refusals
 
 import crosstrain as ct
 
@@ -24,14 +24,20 @@ def facts() -> dict[str, np.ndarray]:
         model = ct.models.build("mlp", config, accelerator, seed=seed)
         state = accelerator.prepare(model, ct.adamw(ct.constant(1e-3 * (seed + 1))))
         trainer_epochs = [step(state, each)["loss"] for _ in range(2) for each in loader]
-    program = next(iter(step._run._programs._programs.values()))
+    before = state.params[0]
+    step(state, batch)
+    trainer = ct.Trainer(accelerator, state, layouts.loss_fn, progress=False)
+    for _ in range(2):
+        trainer.fit(loader, epochs=2)
+    programs = [each._run._programs._programs for each in (step, trainer._step)]
     shard = batch["image"].addressable_shards[0].data.shape
     return {
         "devices": np.array([accelerator.device_count, len(jax.local_devices())]),
         "global batch": np.array(batch["image"].shape),
         "shard of the batch": np.array(shard),
         "weights are replicated": np.array(all(leaf.is_fully_replicated for leaf in state.params)),
-        "compilations": np.array([len(step._run._programs._programs), program.run._cache_size()]),
+        "compilations": np.array([sum(program.run._cache_size() for program in each.values()) for each in programs]),
+        "donated": np.array(before.is_deleted()),
         "finite": np.array(np.isfinite(trainer_epochs).all()),
     }
 
@@ -41,6 +47,7 @@ def main(folder: str, devices: int, processes: int, index: int, port: int) -> No
     if processes > 1:
         jax.distributed.initialize(f"127.0.0.1:{port}", processes, index)
     results = layouts.run_all("jax") | {f"facts/{name}": values for name, values in facts().items()}
+    results |= refusals.collect("jax")
     ct.Accelerator("jax").wait_for_everyone()
     layouts.leave(Path(folder), index, results)
 

@@ -49,7 +49,8 @@ def test_importing_core_loads_no_framework() -> None:
 
 
 def test_importing_core_is_quick() -> None:
-    code = "import time; t = time.perf_counter(); import crosstrain; print(time.perf_counter() - t)"
+    # Processor time of this process alone: what else runs on the machine does not count.
+    code = "import time; t = time.process_time(); import crosstrain; print(time.process_time() - t)"
     assert min(float(python(code).stdout) for _ in range(5)) < 0.2
 
 

@@ -65,6 +65,13 @@ def test_accumulation_is_exact_with_uneven_weights(make: Make, config: Any, accu
         assert many[-1][name] == pytest.approx(one[-1][name], rel=1e-12)
 
 
+def test_accumulation_is_exact_without_weights(make: Make) -> None:
+    """12 examples: 1 / 12 is no float32 number."""
+    once, _ = after_steps(make(), MLP, images(12))
+    split, _ = after_steps(make(), MLP, images(12), accumulate_steps=3)
+    assert worst(split.params, once.params) <= 1e-12
+
+
 def test_padding_is_as_if_it_were_not_there(make: Make) -> None:
     full = images(12)
     padded = {name: np.concatenate([values, values[:4]]) for name, values in full.items()}

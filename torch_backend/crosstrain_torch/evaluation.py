@@ -10,6 +10,7 @@ import torch
 from crosstrain.data.loader import WEIGHT
 from crosstrain.metrics import Metrics
 from crosstrain.objective import drop_padding, read_outputs, read_predictions
+from crosstrain.state import require_states
 from crosstrain.step import LossFn
 from crosstrain_torch.collectives import all_gather
 from crosstrain_torch.objective import Batch, Objective, call
@@ -38,6 +39,7 @@ def eval_step(
     """See `Accelerator.eval_step`."""
 
     def run(state: TorchState, batch: Batch, *others: TorchState) -> Metrics:
+        require_states(state, *others)
         batch = to_device(batch)
         result = _evaluate(loss_fn, runtime, state, batch, others, averaged)
         loss, metrics = read_outputs(result, examples=len(next(iter(batch.values()))), padded=WEIGHT in batch)
@@ -52,6 +54,7 @@ def predict_step(
     """See `Accelerator.predict_step`."""
 
     def run(state: TorchState, batch: Batch, *others: TorchState) -> dict[str, np.ndarray]:
+        require_states(state, *others)
         batch = to_device(batch)
         result = _evaluate(predict_fn, runtime, state, batch, others, averaged)
         arrays = read_predictions(result, batch, WEIGHT)

@@ -9,7 +9,7 @@ from torch import nn
 
 from crosstrain.optim import Averaging, OptimizerSpec, Role
 from crosstrain.precision import Precision
-from crosstrain.state import Gradients, Snapshot, TrainState, check_names
+from crosstrain.state import Gradients, Snapshot, TrainState, check_names, check_slots, foreign_gradients
 from crosstrain_torch import naming, optim
 from crosstrain_torch.models.layers import BatchNorm, Dropout
 from crosstrain_torch.precision import param_dtype
@@ -78,7 +78,8 @@ class TorchState(TrainState):
 
     def apply_gradients(self, gradients: Gradients, *, clip_norm: float | None = None) -> None:
         """See `crosstrain.TrainState`."""
-        assert isinstance(gradients, TorchGradients)
+        if not isinstance(gradients, TorchGradients) or not self._owns(gradients):
+            raise foreign_gradients(gradients)
         for param, grad in zip(self.params.values(), gradients.grads, strict=True):
             param.grad = grad
         grads = self.gradient_list()
@@ -135,6 +136,7 @@ class TorchState(TrainState):
         check_names("params", self.parameter_shapes, snapshot.params)
         check_names("buffers", {name: tuple(buffer.shape) for name, buffer in buffers.items()}, snapshot.buffers)
         trained = {name: tuple(param.shape) for name, param in self.params.items() if param.requires_grad}
+        check_slots(optim.slots(self.optimizer) if self.native_optimizer is not None else (), snapshot)
         for slot, values in snapshot.moments.items():
             check_names(slot, trained, values)
         if snapshot.averages and self.averages:
@@ -144,6 +146,12 @@ class TorchState(TrainState):
         _copy(buffers, snapshot.buffers)
         self._load_moments(snapshot)
         self._step = snapshot.step
+
+    def _owns(self, gradients: TorchGradients) -> bool:
+        return gradients.names == list(self.params) and all(
+            grad is None or grad.shape == param.shape
+            for grad, param in zip(gradients.grads, self.params.values(), strict=True)
+        )
 
     def _moments(self) -> dict[str, dict[str, np.ndarray]]:
         if self.native_optimizer is None:

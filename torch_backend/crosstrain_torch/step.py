@@ -17,6 +17,7 @@ from crosstrain.metrics import Metrics
 from crosstrain.objective import read_outputs
 from crosstrain.precision import Precision
 from crosstrain.random import WORD_MASK, StepRandom, seed_key, threefry2x32
+from crosstrain.state import require_trainable
 from crosstrain.step import LossFn, StepHyper, StepOptions
 from crosstrain_torch import optim
 from crosstrain_torch.collectives import all_reduce
@@ -36,11 +37,11 @@ class Runtime:
         self.process_index = 0 if group is None else torch.distributed.get_rank(group)
         self._dropout_key = seed_key(seed, "dropout")
 
-    def bind_random(self, state: TorchState, rows: torch.Tensor) -> None:
-        """Gives the model's dropout layers the randomness of this step."""
+    def bind_random(self, state: TorchState, step: int, rows: torch.Tensor) -> None:
+        """Gives the model's dropout layers the randomness of the step that `step` updates came before."""
         if not state.dropouts:
             return
-        key = threefry2x32(self._dropout_key, state.step & WORD_MASK, 0, wrap=_wrap)
+        key = threefry2x32(self._dropout_key, step & WORD_MASK, 0, wrap=_wrap)
         for dropout in state.dropouts:
             dropout.random = StepRandom(key, rows, _wrap)
 
@@ -104,7 +105,7 @@ class Gradient:
         total = self._runtime.reduce(total)
         # DDP averages over processes; the definition is the sum over all examples by the sum of all weights.
         grads = state.gradient_list()
-        torch._foreach_mul_(grads, self._runtime.process_count / torch.as_tensor(total["loss"].weight))
+        torch._foreach_mul_(grads, self._runtime.process_count / total["loss"].weight)
         return total
 
     def _forward(
@@ -116,8 +117,9 @@ class Gradient:
         rows: torch.Tensor,
     ) -> Outputs:
         runtime = self._runtime
+        # Also for the others, whose own count may stand still: the step is that of the state in training.
         for owner in (state, *others):
-            runtime.bind_random(owner, rows)
+            runtime.bind_random(owner, state.step, rows)
         with forward_scope(runtime.precision, runtime.device):
             result = call(objective, batch, runtime.precision, state=state, others=others)
         loss, metrics = read_outputs(result, examples=len(rows), padded=WEIGHT in batch)
@@ -216,6 +218,7 @@ def gradient_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Ba
     gradient = Gradient(loss_fn, runtime)
 
     def run(state: TorchState, batch: Batch, *others: TorchState) -> tuple[Metrics, TorchGradients]:
+        require_trainable(state, others)
         outputs = gradient(state, to_device(batch), others)
         return runtime.metrics(outputs), state.take_gradients()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from parity_tests import layouts
+from parity_tests import layouts, refusals
 
 WORKER = Path(__file__).parent / "worker.py"
 BOUND = 1e-12
@@ -27,7 +27,7 @@ def _run(folder: Path, processes: int) -> list[dict[str, np.ndarray]]:
     return [layouts.read(folder, index) for index in range(processes)]
 
 
-@pytest.mark.parametrize("kind", layouts.CASES)
+@pytest.mark.parametrize("kind", layouts.KINDS)
 def test_two_processes_agree_with_one(runs: dict, kind: str) -> None:
     """Losses, norms, metrics, weights, running statistics, evaluation, and predictions in their order."""
 
@@ -45,6 +45,11 @@ def test_each_process_loads_its_part_and_ddp_reduces(runs: dict) -> None:
         assert results["facts/processes"].tolist() == [index, 2]
         assert results["facts/local batch"].tolist() == [8, 8, 8, 1]
         assert results["facts/distributed"] == "DistributedDataParallel"
+
+
+def test_what_only_several_processes_make_wrong_is_refused(runs: dict) -> None:
+    for results in runs[2]:
+        refusals.check(results, 2)
 
 
 def test_native_pieces(runs: dict) -> None:

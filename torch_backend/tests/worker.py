@@ -8,7 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from parity_tests import layouts
+from parity_tests import layouts, refusals
 
 import crosstrain as ct
 
@@ -36,6 +36,7 @@ def main(folder: str) -> None:
     results = layouts.run_all("torch")
     accelerator = ct.Accelerator("torch", precision="bf16")
     results |= {f"facts/{name}": values for name, values in facts(accelerator).items()}
+    results |= refusals.collect("torch")
     index = accelerator.process_index
     accelerator.close()
     layouts.leave(Path(folder), index, results)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from crosstrain.data.order import BatchRows, batch_count, epoch_batches, pad_rows, padding_weights
-from crosstrain.data.placement import WEIGHT, LoaderSpec, Placement
+from crosstrain.data.placement import WEIGHT, LoaderSpec, Placement, require_weights
 from crosstrain.data.prefetch import in_thread, look_ahead
 from crosstrain.data.sources import Arrays, Source, as_source, stack_examples
 from crosstrain.data.torch_loader import TorchLoader
@@ -126,6 +126,7 @@ class Loader:
             if not checked_once:
                 self._check_labels(fields)
             batch = self._spec.transform(fields) if self._spec.transform else fields
+            require_weights(batch)
             if self._weighs():
                 batch = {**batch, WEIGHT: batch[WEIGHT] * weights if WEIGHT in batch else weights}
             yield self._placement.convert(batch)

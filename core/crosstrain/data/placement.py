@@ -61,6 +61,7 @@ class Placement:
         """
         if not isinstance(batch, Mapping) or not batch:
             raise DataError(f"a batch must be a dict of arrays, got {type(batch).__name__}.")
+        require_weights(batch)
         converted = self.convert(batch)
         sizes = {name: len(values) if values.ndim else None for name, values in converted.items()}
         size = next(iter(sizes.values()))
@@ -98,3 +99,17 @@ class Placement:
                 f"field {name!r} must be numbers, got {values.dtype}. Encode it, or drop the field from the source."
             )
         return values
+
+
+def require_weights(batch: Mapping[str, Any]) -> None:
+    """Refuses weights that are not one number per example: they would broadcast into a loss of another size.
+
+    Raises:
+        DataError: gives their shape.
+    """
+    shape = np.shape(batch[WEIGHT]) if WEIGHT in batch else (0,)
+    if len(shape) != 1:
+        raise DataError(
+            f"{WEIGHT} must have shape (B,), one number per example, got {shape}. "
+            "Flatten it, or give the field another name if it is not the weight of examples."
+        )
