@@ -48,6 +48,8 @@ class Pairs(Dataset):
         return torch.tensor(float(index)), index % 3
 
 
+# Workers are forked; where another test has loaded JAX into this process, JAX warns that its threads do not come along.
+@pytest.mark.filterwarnings("ignore:.*fork.*")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_dataloader_keeps_its_batches_and_workers(workers: int) -> None:
     loader = loader_of(DataLoader(Pairs(), batch_size=4, num_workers=workers))
