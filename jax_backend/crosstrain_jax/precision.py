@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.nnx.nn import dtypes as nnx_dtypes
 
 from crosstrain.data.loader import WEIGHT
 from crosstrain.precision import Precision
@@ -68,12 +69,20 @@ def to_host(values: jax.Array) -> np.ndarray:
     return host.astype(np.float32) if host.dtype == jnp.bfloat16 else host
 
 
-def unpin_embeddings(model: nnx.Module) -> None:
-    """Lets `nnx.Embed` follow the type of its table, as its documentation says and every other layer does.
+def unpin_types(model: nnx.Module) -> None:
+    """Lets `nnx.Embed` and `nnx.BatchNorm` compute in the type of the run, as every other layer does.
 
-    It stores the type that the table had when it was made, so a bfloat16 run would go on in float32 after the
-    embedding, and a float64 run would lose half of its digits there.
+    Embed stores the type that its table had when it was made, so a bfloat16 run would go on in float32 after it, and
+    a float64 run would lose half of its digits there. BatchNorm promotes its input to the type of its running
+    statistics, which stay float32 in a bfloat16 run, and so would everything after it.
     """
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.Embed):
             module.dtype = None
+        elif isinstance(module, nnx.BatchNorm) and module.promote_dtype is nnx_dtypes.promote_dtype:
+            module.promote_dtype = _promote_when_asked
+
+
+def _promote_when_asked(values: tuple[Any, ...], *, dtype: Any = None) -> tuple[Any, ...]:
+    """Leaves types alone unless the layer was given one: it computes in float32 or wider, and returns its input's."""
+    return values if dtype is None else nnx_dtypes.promote_dtype(values, dtype=dtype)

@@ -19,7 +19,7 @@ from crosstrain.precision import Precision
 from crosstrain.state import Gradients, Snapshot, TrainState, check_names, check_slots, foreign_gradients
 from crosstrain_jax import naming, optim, sharding
 from crosstrain_jax.models.layers import Dropout
-from crosstrain_jax.precision import is_floating, param_dtype, scope, to_host, unpin_embeddings
+from crosstrain_jax.precision import is_floating, param_dtype, scope, to_host, unpin_types
 
 Leaves = tuple[jax.Array, ...]
 
@@ -245,7 +245,7 @@ def bind_random(model: nnx.Module, random: Any) -> None:
 
 
 def _layout(model: nnx.Module, optimizer: OptimizerSpec | None) -> Layout:
-    unpin_embeddings(model)
+    unpin_types(model)
     model.eval()
     evaluation = nnx.split(model, nnx.Param, ...)[0]
     model.train()

@@ -13,6 +13,8 @@ LAYERS = {
     "Conv1d": (lambda r: nnx.Conv(2, 3, (5,), rngs=r), {"weight": (3, 2, 5), "bias": (3,)}),
     "Embed": (lambda r: nnx.Embed(7, 2, rngs=r), {"weight": (7, 2)}),
     "LayerNorm": (lambda r: nnx.LayerNorm(3, rngs=r), {"weight": (3,), "bias": (3,)}),
+    "BatchNorm": (lambda r: nnx.BatchNorm(3, rngs=r), {"weight": (3,), "bias": (3,)}),
+    "GroupNorm": (lambda r: nnx.GroupNorm(4, num_groups=2, rngs=r), {"weight": (4,), "bias": (4,)}),
     "RMSNorm": (lambda r: nnx.RMSNorm(3, rngs=r), {"weight": (3,)}),
     "LinearGeneral": (lambda r: nnx.LinearGeneral(6, (2, 3), rngs=r), {"weight": (6, 6), "bias": (6,)}),
     "LinearGeneral in": (

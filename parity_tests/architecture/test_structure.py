@@ -2,7 +2,9 @@
 
 import ast
 import inspect
+import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -47,24 +49,36 @@ def test_files_and_functions_are_small(path: Path) -> None:
 
 
 def public_api() -> str:
-    """One line per public name, with its signature where it has one, and the public methods of classes."""
+    """One line per public name, with its signature where it has one, and the public members of classes and modules."""
+    return "\n".join(module_lines(ct)) + "\n"
+
+
+def module_lines(module: ModuleType, prefix: str = "") -> list[str]:
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
     lines = []
-    for name in sorted(ct.__all__):
-        value = getattr(ct, name)
-        if not callable(value):
-            lines.append(name)
-            continue
-        lines.append(f"{name}{signature(value)}")
-        if inspect.isclass(value) and not issubclass(value, Exception):
-            for method, member in sorted(vars(value).items()):
-                if not method.startswith("_"):
-                    lines.append(f"{name}.{method}{signature(member) if callable(member) else ''}")
-    return "\n".join(lines) + "\n"
+    for name in sorted(getattr(module, "__all__", [name for name in own if not name.startswith("_")])):
+        value, full = getattr(module, name), f"{prefix}{name}"
+        if inspect.ismodule(value):
+            lines += module_lines(value, f"{full}.")
+        elif inspect.isclass(value) and not issubclass(value, Exception):
+            lines += [f"{full}{signature(value)}", *class_lines(value, full)]
+        else:
+            lines.append(f"{full}{signature(value) if callable(value) else ''}")
+    return lines
+
+
+def class_lines(cls: type, full: str) -> list[str]:
+    """Members of a class, without the fields that its signature shows; `__init__` where `__new__` hides its options."""
+    fields = {*getattr(cls, "__dataclass_fields__", ()), *getattr(cls, "_fields", ())}
+    shown = [name for name in vars(cls) if not name.startswith("_") and name not in fields]
+    shown += ["__init__"] if {"__new__", "__init__"} <= vars(cls).keys() else []
+    members = [(name, vars(cls)[name]) for name in sorted(shown)]
+    return [f"{full}.{name}{signature(member) if callable(member) else ''}" for name, member in members]
 
 
 def signature(value: object) -> str:
     try:
-        return str(inspect.signature(value))  # type: ignore[arg-type]
+        return re.sub(r" at 0x[0-9a-f]+", "", str(inspect.signature(value)))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return ""
 

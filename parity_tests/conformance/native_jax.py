@@ -22,6 +22,19 @@ class Small(nnx.Module):
         return self.head(self.dropout(self.layer_norm(x.reshape(len(x), -1))))
 
 
+class Tokens(nnx.Module):
+    """Embedding, LayerNorm and a linear head on tokens (B, T)."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.embedding = nnx.Embed(32, 16, rngs=rngs)
+        self.norm = nnx.LayerNorm(16, rngs=rngs)
+        self.head = nnx.Linear(16, 32, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return self.head(self.norm(self.embedding(tokens)))
+
+
 class Linear(nnx.Module):
     """A linear layer, and a parameter that nothing uses."""
 

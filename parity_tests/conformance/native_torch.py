@@ -21,6 +21,20 @@ class Small(nn.Module):
         return self.head(self.dropout(self.layer_norm(x.flatten(1))))
 
 
+class Tokens(nn.Module):
+    """Embedding, LayerNorm and a linear head on tokens (B, T)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(32, 16)
+        self.norm = nn.LayerNorm(16)
+        self.head = nn.Linear(16, 32)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.embedding(tokens)))
+
+
 class Linear(nn.Module):
     """A linear layer, and a parameter that nothing uses."""
 

@@ -73,12 +73,64 @@ def test_a_snapshot_of_another_model_is_refused(make: Make, change: Any, message
     assert worst(state.snapshot().params, before.params) == 0
 
 
+@pytest.mark.parametrize(
+    ("taken", "given", "message"),
+    [
+        (ct.sgd(0.1, momentum=0.9), ct.adamw(1e-2), "missing: first_moment, second_moment, got momentum"),
+        (ct.adamw(1e-2), ct.sgd(0.1, momentum=0.9), "missing: momentum, got first_moment, second_moment"),
+    ],
+    ids=["sgd to adamw", "adamw to sgd"],
+)
+def test_moments_of_another_optimizer_are_refused_as_a_whole(make: Make, taken: Any, given: Any, message: str) -> None:
+    accelerator = make()
+    source, state = prepared(accelerator, MLP, taken), prepared(accelerator, MLP, given)
+    accelerator.train_step(loss_fn)(source, images(8))
+    before = state.snapshot()
+    with pytest.raises(ct.ConfigError, match=message):
+        state.load(source.snapshot())
+    assert worst(state.snapshot().params, before.params) == 0
+    assert state.step == 0
+    # What the message proposes: the weights alone.
+    state.load(dataclasses.replace(source.snapshot(), moments={}))
+    assert worst(state.snapshot().params, source.snapshot().params) == 0
+
+
+def test_a_state_without_an_optimizer_takes_over_one_in_training(make: Make) -> None:
+    accelerator = make()
+    trained = prepared(accelerator, RESNET9)
+    accelerator.train_step(loss_fn)(trained, images(8))
+    model = ct.models.build("resnet9", RESNET9, accelerator, seed=1)
+    evaluated = accelerator.prepare(model)
+    evaluated.load(trained.snapshot())
+    evaluate = accelerator.eval_step(loss_fn)
+    assert evaluate(evaluated, images(8))["loss"] == evaluate(trained, images(8))["loss"]
+
+
+def test_running_statistics_of_another_model_are_refused(make: Make) -> None:
+    state = prepared(make(), RESNET9)
+    before = state.snapshot()
+    with pytest.raises(ct.ConfigError, match=r"buffers must be those of this model, missing: .*running_mean"):
+        state.load(dataclasses.replace(before, buffers={}))
+
+
 def test_states_of_one_seed_are_independent(make: Make) -> None:
     accelerator = make()
     first, second = prepared(accelerator, MLP), prepared(accelerator, MLP)
     before = second.snapshot()
     accelerator.train_step(loss_fn)(first, images(8))
     assert worst(second.snapshot().params, before.params) == 0
+
+
+def test_two_states_of_one_model(make: Make, backend: str) -> None:
+    """JAX copies the model's arrays, so the states part ways; torch trains the module itself, so they are one."""
+    accelerator = make()
+    model = ct.models.build("mlp", MLP, accelerator)
+    first, second = accelerator.prepare(model, ct.sgd(0.1)), accelerator.prepare(model, ct.sgd(0.1))
+    before = second.snapshot()
+    accelerator.train_step(loss_fn)(first, images(8))
+    assert (worst(second.snapshot().params, before.params) == 0) == (backend == "jax")
+    accelerator.train_step(loss_fn)(second, images(8))
+    assert worst(second.snapshot().params, before.params) > 0
 
 
 def test_running_statistics_change_in_training_only(make: Make) -> None:
@@ -126,6 +178,40 @@ def test_a_users_own_model_trains(make: Make, backend: str) -> None:
     assert set(state.snapshot().buffers) == {"norm.running_mean", "norm.running_var"}
     assert state.parameter_shapes["conv.weight"] == (4, 1, 3, 3)
     assert state.parameter_shapes["head.weight"] == (10, 256)
+
+
+@pytest.mark.parametrize("precision", ["fp64", "fp32", "bf16"])
+def test_a_users_own_layers_follow_the_precision(make: Make, backend: str, precision: str) -> None:
+    seen: dict[str, str] = {}
+
+    def loss(model: Any, batch: Any, ops: ct.Ops) -> Any:
+        logits = model(batch["tokens"] if "tokens" in batch else batch["image"])
+        seen["logits"] = str(logits.dtype)
+        return ops.cross_entropy(logits, batch["label"])
+
+    accelerator = make(precision=precision)
+    kept = "float64" if precision == "fp64" else "float32"
+    for model, batch in ((native(backend).Small(), images(32)), (native(backend).Tokens(), tokens(32))):
+        state, step = accelerator.prepare(model, ct.adamw(1e-2)), accelerator.train_step(loss)
+        losses = [step(state, batch)["loss"] for _ in range(20)]
+        assert losses[-1] < losses[0]
+        assert seen["logits"].endswith("bfloat16" if precision == "bf16" else kept)
+        snapshot = state.snapshot()
+        assert {str(values.dtype) for values in (*snapshot.params.values(), *snapshot.buffers.values())} == {kept}
+
+
+def test_a_users_own_embedding_has_its_canonical_name_and_trains(make: Make, backend: str) -> None:
+    accelerator = make()
+    state = accelerator.prepare(native(backend).Tokens(), ct.sgd(1.0))
+    before = state.snapshot().params
+    assert state.parameter_shapes == {"embedding.weight": (32, 16), "norm.weight": (16,), "norm.bias": (16,)} | {
+        "head.weight": (32, 16),
+        "head.bias": (32,),
+    }
+    assert state.parameter_roles["embedding.weight"] == "embedding"
+    accelerator.train_step(loss_fn)(state, {"tokens": np.full((4, 8), 5, np.int32), "label": tokens(4)["label"]})
+    moved = np.abs(state.snapshot().params["embedding.weight"] - before["embedding.weight"]).max(1)
+    assert np.flatnonzero(moved).tolist() == [5]
 
 
 def test_a_users_own_dropout_draws_anew_at_every_step(make: Make, backend: str) -> None:

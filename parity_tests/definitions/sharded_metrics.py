@@ -1,12 +1,13 @@
 """Metrics that are derived from sums, over padded batches on whatever devices and processes there are.
 
-Run as `sharded_metrics.py BACKEND DEVICES` it prints them as JSON: over DEVICES virtual ones on JAX, over torchrun's
-processes on torch.
+Run as `sharded_metrics.py BACKEND DEVICES FOLDER` each process writes them to a JSON file of its own: over DEVICES
+virtual ones on JAX, over torchrun's processes on torch.
 """
 
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,17 +55,18 @@ def measure(backend: str) -> dict[str, float]:
     return {"devices": accelerator.device_count, **scores(total.result())}
 
 
-def main(backend: str, devices: int) -> None:
+def main(backend: str, devices: int, folder: Path) -> None:
     if backend == "jax":
         import jax
 
         jax.config.update("jax_num_cpu_devices", devices)
     results = measure(backend)
-    ct.Accelerator(backend).wait_for_everyone()
-    print(json.dumps(results), flush=True)
+    accelerator = ct.Accelerator(backend)
+    (folder / f"{accelerator.process_index}.json").write_text(json.dumps(results))
+    accelerator.wait_for_everyone()
     # At interpreter exit a process that is done may abort the others.
     os._exit(0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

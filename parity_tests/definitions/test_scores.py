@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,14 +46,14 @@ def test_scores_over_padded_batches_are_those_of_all_examples(backend: str, expe
     ids=["four JAX devices", "two torch processes"],
 )
 def test_scores_over_sharded_batches_are_those_of_all_examples(
-    backend: str, launcher: list[str], devices: int, expected: dict[str, float]
+    backend: str, launcher: list[str], devices: int, expected: dict[str, float], tmp_path: Path
 ) -> None:
-    command = [sys.executable, *launcher, sharded_metrics.__file__, backend, str(devices)]
+    command = [sys.executable, *launcher, sharded_metrics.__file__, backend, str(devices), str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    lines = [line for line in result.stdout.splitlines() if line.startswith("{")]
-    assert len(lines) == (devices if launcher else 1), result.stdout + result.stderr
-    for line in lines:
-        assert json.loads(line) == pytest.approx({"devices": devices, **expected}, rel=BOUND)
+    files = sorted(tmp_path.glob("*.json"))
+    assert len(files) == (devices if launcher else 1), result.stdout + result.stderr
+    for file in files:
+        assert json.loads(file.read_text()) == pytest.approx({"devices": devices, **expected}, rel=BOUND)
 
 
 @pytest.mark.parametrize(

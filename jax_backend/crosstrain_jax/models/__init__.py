@@ -13,7 +13,7 @@ from crosstrain_jax.models.gpt import GPT
 from crosstrain_jax.models.layers import BatchNorm, Dropout
 from crosstrain_jax.models.mlp import MLP
 from crosstrain_jax.models.resnet9 import ResNet9
-from crosstrain_jax.precision import unpin_embeddings
+from crosstrain_jax.precision import unpin_types
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, "resnet9": ResNet9, "gpt": GPT}
 
@@ -27,7 +27,7 @@ def build(config: ModelConfig, weights: Mapping[str, np.ndarray], dtype: jnp.dty
     # Only shapes are wanted of the parameters: drawing flax's own values compiles a program for every one of them.
     model = nnx.eval_shape(make)
     nnx.update(model, jax.jit(lambda: nnx.state(make(), nnx.Not(nnx.Param)))())
-    unpin_embeddings(model)
+    unpin_types(model)
     params = nnx.state(model, nnx.Param)
     for leaf, (_, variable) in zip(naming.leaves(model, nnx.Param), nnx.to_flat_state(params), strict=True):
         variable.set_value(jnp.asarray(leaf.from_canonical(weights[leaf.name]), dtype))
