@@ -20,7 +20,25 @@ from crosstrain.loss import Loss
 from crosstrain.mesh import MeshSpec
 from crosstrain.metrics import Metrics, MetricSum
 from crosstrain.ops import Ops
-from crosstrain.optim import Averaging, OptimizerSpec, ParamGroup, adam, adamw, ema, sgd, swa, undecayed
+from crosstrain.optim import (
+    Averaging,
+    OptimizerSpec,
+    ParamGroup,
+    adafactor,
+    adagrad,
+    adam,
+    adamw,
+    ema,
+    lamb,
+    lion,
+    muon,
+    nadam,
+    radam,
+    rmsprop,
+    sgd,
+    swa,
+    undecayed,
+)
 from crosstrain.precision import Precision
 from crosstrain.schedules import (
     Schedule,
@@ -70,6 +88,8 @@ __all__ = [
     "TrainState",
     "Trainer",
     "__version__",
+    "adafactor",
+    "adagrad",
     "adam",
     "adamw",
     "constant",
@@ -77,16 +97,22 @@ __all__ = [
     "data",
     "ema",
     "f1",
+    "lamb",
     "linear",
+    "lion",
     "lr_range",
     "models",
     "multi_step_decay",
+    "muon",
+    "nadam",
     "one_cycle",
     "one_cycle_momentum",
     "optax_one_cycle",
     "perplexity",
     "polynomial",
+    "radam",
     "random",
+    "rmsprop",
     "sgd",
     "step_decay",
     "swa",

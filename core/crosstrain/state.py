@@ -1,7 +1,7 @@
 """`TrainState`: model, optimizer, step and random state of one model, living on the devices."""
 
 import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,8 @@ class Snapshot:
         step: how many optimizer steps the state had taken.
         params: canonical name -> value, canonical layout, in the type of the parameter.
         buffers: the same for what is not trained but belongs to the model (running statistics).
-        moments: slot (`momentum`, `first_moment`, `second_moment`, ...) -> canonical name -> value.
+        moments: slot (`momentum`, `first_moment`, `second_moment`, ...) -> canonical name -> value; a slot covers the
+            parameters that have such a moment.
         averages: the averaged weights, where the state keeps an average.
     """
 
@@ -186,8 +187,8 @@ def foreign_gradients(gradients: Any) -> ConfigError:
     )
 
 
-def check_slots(kept: Iterable[str], snapshot: Snapshot) -> None:
-    """Refuses the moments of an optimizer that keeps others.
+def check_slots(kept: Mapping[str, Mapping[str, tuple[int, ...]]], snapshot: Snapshot) -> None:
+    """Refuses the moments of an optimizer that keeps others; `kept` has their shapes.
 
     Raises:
         ConfigError: says which are missing, and how to take over the rest.
@@ -199,6 +200,9 @@ def check_slots(kept: Iterable[str], snapshot: Snapshot) -> None:
             f"got {', '.join(sorted(snapshot.moments))}. "
             "To take over all but the moments: state.load(dataclasses.replace(snapshot, moments={}))."
         )
+    for slot, shapes in kept.items():
+        if snapshot.moments:
+            check_names(slot, shapes, snapshot.moments[slot])
 
 
 def check_names(what: str, expected: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray]) -> None:

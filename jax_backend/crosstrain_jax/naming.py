@@ -46,13 +46,13 @@ class Leaf:
     shape: tuple[int, ...]
     split: int = 0
 
-    def to_canonical(self, values: np.ndarray) -> np.ndarray:
-        """From flax's layout."""
-        return np.ascontiguousarray(np.transpose(values, self.axes)).reshape(self.canonical_shape)
+    def to_canonical(self, values: Any) -> Any:
+        """From flax's layout; an array of NumPy or, inside a compiled step, of JAX."""
+        return values.transpose(self.axes).reshape(self.canonical_shape)
 
-    def from_canonical(self, values: np.ndarray) -> np.ndarray:
-        """To flax's layout."""
-        return np.transpose(values.reshape(self._permuted), np.argsort(self.axes))
+    def from_canonical(self, values: Any) -> Any:
+        """To flax's layout, as `to_canonical`."""
+        return values.reshape(self._permuted).transpose(np.argsort(self.axes).tolist())
 
     @property
     def canonical_shape(self) -> tuple[int, ...]:

@@ -139,7 +139,7 @@ class JaxState(TrainState):
         """See `crosstrain.TrainState`."""
         if not isinstance(gradients, JaxGradients) or gradients.layout.params != self.layout.params:
             raise foreign_gradients(gradients)
-        hyper = np.asarray(self.hyper(), param_dtype(self._precision))
+        hyper = np.asarray(self.hyper(), self._precision.loss_dtype)
         if clip_norm not in self.layout.applied:
             self.layout.applied[clip_norm] = self._compile_apply(clip_norm)
         with scope(self._precision):
@@ -161,9 +161,7 @@ class JaxState(TrainState):
             step=self._step,
             params=to_canonical(layout.params, self.params),
             buffers=to_canonical(*self._floating_buffers()),
-            moments={
-                slot: to_canonical(layout.params, leaves) for slot, leaves in optim.slots(self._moment_states()).items()
-            },
+            moments={slot: to_canonical(*kept) for slot, kept in self._slots().items()},
             averages=to_canonical(layout.params, self.averages) if self.averages else {},
         )
 
@@ -172,9 +170,7 @@ class JaxState(TrainState):
         names, buffers = self._floating_buffers()
         check_names("params", self.parameter_shapes, snapshot.params)
         check_names("buffers", _shapes(names), snapshot.buffers)
-        check_slots(optim.slots(self._moment_states()), snapshot)
-        for slot, values in snapshot.moments.items():
-            check_names(slot, self.parameter_shapes, values)
+        check_slots({slot: _shapes(kept.names) for slot, kept in self._slots().items()}, snapshot)
         if snapshot.averages and self.averages:
             check_names("averages", self.parameter_shapes, snapshot.averages)
         with scope(self._precision):
@@ -200,20 +196,19 @@ class JaxState(TrainState):
         return jax.jit(apply, donate_argnums=(0, 1, 2, 3), out_shardings=self._sharding)
 
     def _moment_states(self) -> Any:
-        if self.layout.optimizer is None:
-            return ()
         return jax.tree.unflatten(self.layout.moments_tree, self.moments)
 
+    def _slots(self) -> dict[str, optim.Slot]:
+        optimizer = self.layout.optimizer
+        return optim.slots(optimizer, self._moment_states()) if optimizer is not None else {}
+
     def _load_moments(self, snapshot: Snapshot) -> None:
-        if not snapshot.moments:
+        optimizer = self.layout.optimizer
+        if optimizer is None or not snapshot.moments:
             return
-        states = self._moment_states()
-        values = {
-            slot: self._from_canonical(self.layout.params, leaves, snapshot.moments[slot])
-            for slot, leaves in optim.slots(states).items()
-        }
-        leaves = jax.tree.leaves(optim.with_slots(states, values, snapshot.step))
-        self.moments = tuple(self._place(leaf, leaf.dtype) for leaf in leaves)
+        values = {slot: self._from_canonical(*kept, snapshot.moments[slot]) for slot, kept in self._slots().items()}
+        states = optim.with_slots(optimizer, self._moment_states(), values, snapshot.step)
+        self.moments = tuple(self._place(leaf, leaf.dtype) for leaf in jax.tree.leaves(states))
 
     def _floating_buffers(self) -> tuple[list[naming.Leaf], Leaves]:
         pairs = [pair for pair in zip(self.layout.buffers, self.buffers, strict=True) if is_floating(pair[1])]
@@ -234,7 +229,10 @@ class JaxState(TrainState):
 
 def to_canonical(names: list[naming.Leaf], leaves: Sequence[jax.Array]) -> dict[str, np.ndarray]:
     """Copies on the host by canonical name."""
-    return {leaf.name: np.array(leaf.to_canonical(to_host(values))) for leaf, values in zip(names, leaves, strict=True)}
+    return {
+        leaf.name: np.array(leaf.to_canonical(to_host(values)), order="C")
+        for leaf, values in zip(names, leaves, strict=True)
+    }
 
 
 def bind_random(model: nnx.Module, random: Any) -> None:

@@ -61,7 +61,7 @@ class TorchState(TrainState):
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """See `crosstrain.TrainState`."""
-        return {name: tuple(param.shape) for name, param in self.params.items()}
+        return _shapes(self.params)
 
     @property
     def parameter_roles(self) -> dict[str, Role]:
@@ -126,7 +126,10 @@ class TorchState(TrainState):
             step=self._step,
             params={name: to_numpy(param) for name, param in self.params.items()},
             buffers={name: to_numpy(buffer) for name, buffer in naming.buffers(self._model).items()},
-            moments=self._moments(),
+            moments={
+                slot: {name: to_numpy(moment) for name, moment in kept.items()}
+                for slot, kept in self._moments().items()
+            },
             averages={name: to_numpy(average) for name, average in self.averages.items()},
         )
 
@@ -134,11 +137,8 @@ class TorchState(TrainState):
         """See `crosstrain.TrainState`."""
         buffers = naming.buffers(self._model)
         check_names("params", self.parameter_shapes, snapshot.params)
-        check_names("buffers", {name: tuple(buffer.shape) for name, buffer in buffers.items()}, snapshot.buffers)
-        trained = {name: tuple(param.shape) for name, param in self.params.items() if param.requires_grad}
-        check_slots(optim.slots(self.optimizer) if self.native_optimizer is not None else (), snapshot)
-        for slot, values in snapshot.moments.items():
-            check_names(slot, trained, values)
+        check_names("buffers", _shapes(buffers), snapshot.buffers)
+        check_slots({slot: _shapes(kept) for slot, kept in self._moments().items()}, snapshot)
         if snapshot.averages and self.averages:
             check_names("averages", self.parameter_shapes, snapshot.averages)
             _copy(self.averages, snapshot.averages)
@@ -153,31 +153,21 @@ class TorchState(TrainState):
             for grad, param in zip(gradients.grads, self.params.values(), strict=True)
         )
 
-    def _moments(self) -> dict[str, dict[str, np.ndarray]]:
+    def _moments(self) -> dict[str, dict[str, torch.Tensor]]:
         if self.native_optimizer is None:
             return {}
-        state = self.native_optimizer.state
-        return {
-            slot: {
-                name: to_numpy(state[param][key]) if key in state[param] else np.zeros_like(to_numpy(param))
-                for name, param in self.params.items()
-                if param.requires_grad
-            }
-            for slot, key in optim.slots(self.optimizer).items()
-        }
+        return optim.slots(self.optimizer, self.native_optimizer, self.params)
 
     def _load_moments(self, snapshot: Snapshot) -> None:
         if self.native_optimizer is None or not snapshot.moments:
             return
-        for slot, key in optim.slots(self.optimizer).items():
-            for name, values in snapshot.moments[slot].items():
-                param = self.params[name]
-                entry = self.native_optimizer.state[param]
-                entry[key] = torch.empty_like(param.detach())
-                _copy({name: entry[key]}, {name: values})
-                if slot != "momentum":
-                    # What torch's Adam keeps beside its moments: the update count, float32 like its own.
-                    entry["step"] = torch.tensor(float(snapshot.step), device=param.device)
+        for slot, kept in self._moments().items():
+            _copy(kept, snapshot.moments[slot])
+        optim.set_counters(self.optimizer, self.native_optimizer, snapshot.step)
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -1,29 +1,52 @@
 """Optimizer specs: which update, with which numbers. The engines build optax and torch.optim from them.
 
 Each spec's docstring is the definition both engines are held to, for one parameter `p` with gradient `g` at rate
-`lr` and (1-based) update count `t`. Moments start at zero.
+`lr` and (1-based) update count `t`. Moments start at zero. Where a momentum or first beta follows a schedule, every
+formula takes the value of its own step.
 """
 
+from crosstrain.optim.adafactor import Adafactor, adafactor
 from crosstrain.optim.adam import Adam, AdamW, adam, adamw
+from crosstrain.optim.adam_variants import NAdam, RAdam, nadam, radam
+from crosstrain.optim.adaptive import Adagrad, RmsProp, adagrad, rmsprop
 from crosstrain.optim.average import Averaging, Ema, Swa, ema, swa
 from crosstrain.optim.base import Hyper, OptimizerSpec, ParamGroup, ParamSettings, Role, undecayed
+from crosstrain.optim.lamb import Lamb, lamb
+from crosstrain.optim.lion import Lion, lion
+from crosstrain.optim.muon import Muon, muon
 from crosstrain.optim.sgd import Sgd, sgd
 
 __all__ = [
+    "Adafactor",
+    "Adagrad",
     "Adam",
     "AdamW",
     "Averaging",
     "Ema",
     "Hyper",
+    "Lamb",
+    "Lion",
+    "Muon",
+    "NAdam",
     "OptimizerSpec",
     "ParamGroup",
     "ParamSettings",
+    "RAdam",
+    "RmsProp",
     "Role",
     "Sgd",
     "Swa",
+    "adafactor",
+    "adagrad",
     "adam",
     "adamw",
     "ema",
+    "lamb",
+    "lion",
+    "muon",
+    "nadam",
+    "radam",
+    "rmsprop",
     "sgd",
     "swa",
     "undecayed",

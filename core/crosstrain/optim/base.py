@@ -104,6 +104,13 @@ class OptimizerSpec:
         """The momentum (or first beta) of a 0-based step; 0 where there is none."""
         return 0.0
 
+    def carried(self, step: int) -> dict[str, float]:
+        """Numbers that the update carries from step to step and that follow from their count, after `step` updates.
+
+        Engines keep them beside the moments; a snapshot does not, and `load` takes them from here.
+        """
+        return {}
+
     def hyper(self, step: int) -> Hyper:
         """What the 0-based optimizer step `step` is given as data."""
         return Hyper(self.learning_rate(step), self.momentum_at(step))

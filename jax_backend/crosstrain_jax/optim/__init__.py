@@ -1,0 +1,23 @@
+"""optax transformations from specs, and the canonical names of their moments.
+
+A rule gives a direction; the step multiplies it by the rate. Rate and momentum arrive as data, so rules are made anew
+inside every trace, around the traced numbers. One file for each family of `crosstrain.optim`.
+"""
+
+from crosstrain_jax.optim.average import update_average
+from crosstrain_jax.optim.base import Leaves, Optimizer
+from crosstrain_jax.optim.clipping import clip_by_global_norm, global_norm
+from crosstrain_jax.optim.moments import Slot, slots, with_slots
+from crosstrain_jax.optim.rules import build
+
+__all__ = [
+    "Leaves",
+    "Optimizer",
+    "Slot",
+    "build",
+    "clip_by_global_norm",
+    "global_norm",
+    "slots",
+    "update_average",
+    "with_slots",
+]

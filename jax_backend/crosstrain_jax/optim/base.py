@@ -1,0 +1,78 @@
+"""What every rule is made of: the optimizer over one model's leaves, weight decay, and 1 - beta^t."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from crosstrain.optim import Hyper, OptimizerSpec, ParamSettings
+from crosstrain_jax.naming import Leaf
+
+Leaves = tuple[jax.Array, ...]
+Some: TypeAlias = tuple[Any, ...]
+"""One array for each parameter, or None where a rule keeps none for it."""
+
+Transformation: TypeAlias = optax.GradientTransformation
+Rule: TypeAlias = "Callable[[Optimizer, Hyper], Transformation]"
+
+
+class Optimizer(NamedTuple):
+    """A spec over the parameters of one model.
+
+    Attributes:
+        spec: the numbers.
+        rule: from this and the numbers of a step, the optax transformation from gradients to directions.
+        leaves: names, layouts and roles of the parameters.
+        settings: what holds for each of them.
+    """
+
+    spec: OptimizerSpec
+    rule: Rule
+    leaves: tuple[Leaf, ...]
+    settings: tuple[ParamSettings, ...]
+
+    def init(self, params: Leaves) -> Any:
+        """Moments before the first step."""
+        return self.rule(self, self.spec.hyper(0)).init(params)
+
+    def update(self, params: Leaves, state: Any, grads: Leaves, rate: Any, momentum: Any) -> tuple[Leaves, Any]:
+        """One update inside a compiled step: p = p - rate * scale * direction."""
+        directions, new_state = self.rule(self, Hyper(rate, momentum)).update(grads, state, params)
+        new_params = tuple(
+            (p - rate * each.rate_scale * u).astype(p.dtype)
+            for p, u, each in zip(params, directions, self.settings, strict=True)
+        )
+        return new_params, jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
+
+
+def decay(optimizer: Optimizer) -> Transformation:
+    """u + weight_decay p, with each parameter's own coefficient."""
+
+    def add(updates: Leaves, params: Leaves | None) -> Leaves:
+        assert params is not None
+        return tuple(
+            u + each.weight_decay * p if each.weight_decay else u
+            for u, p, each in zip(updates, params, optimizer.settings, strict=True)
+        )
+
+    return optax.stateless(add)
+
+
+def one_minus_power(beta: Any, count: jax.Array, dtype: Any) -> jax.Array:
+    """1 - beta^count without cancellation, which in float32 costs 1 - 0.999^t three digits."""
+    log = (math.log(beta) if beta else -math.inf) if isinstance(beta, float | int) else jnp.log(beta)
+    return -jnp.expm1(count.astype(dtype) * log)
+
+
+def zeros(params: Sequence[Any], where: Sequence[bool] | None = None) -> Some:
+    """Zeros like each parameter, None where it is not in `where`."""
+    covered = where if where is not None else [True] * len(params)
+    return tuple(jnp.zeros_like(p) if yes else None for p, yes in zip(params, covered, strict=True))
+
+
+def start_count() -> jax.Array:
+    """No updates yet."""
+    return jnp.zeros((), jnp.int32)

@@ -1,0 +1,20 @@
+"""Native torch optimizers from specs, and the canonical names of their moments.
+
+Where `torch.optim` has the definition, a rule configures it; where it has another or none, the optimizer stands here,
+a `torch.optim.Optimizer` over foreach operations. One file for each family of `crosstrain.optim`.
+"""
+
+from crosstrain_torch.optim.average import update_average
+from crosstrain_torch.optim.clipping import clip_by_global_norm, global_norm
+from crosstrain_torch.optim.moments import set_counters, slots
+from crosstrain_torch.optim.rules import build, set_hyper
+
+__all__ = [
+    "build",
+    "clip_by_global_norm",
+    "global_norm",
+    "set_counters",
+    "set_hyper",
+    "slots",
+    "update_average",
+]

@@ -1,0 +1,80 @@
+"""What every rule is made of: how a spec becomes a torch optimizer, and optimizers over foreach operations."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from crosstrain.optim import Role
+
+Group = dict[str, Any]
+Kept = dict[str, torch.Tensor]
+Tensors = list[torch.Tensor]
+
+# At a momentum of exactly 0 torch leaves its buffer as it was, where the definition has m = g'. A schedule that passes
+# through 0 gets this instead: too small to change any sum.
+NEARLY_ZERO = torch.finfo(torch.float32).tiny
+
+
+def _one_kind(spec: Any, role: Role, dimensions: int) -> str:
+    return ""
+
+
+class Rule(NamedTuple):
+    """How one kind of spec becomes a torch optimizer.
+
+    Attributes:
+        build: spec and parameter groups (with `weight_decay` and `kind` set) -> optimizer. Every rate starts at 0: the
+            step sets it.
+        start: spec and parameter of a kind -> what the optimizer keeps for it before the first update.
+        slots: canonical slot -> the optimizer's key in `optimizer.state[param]`.
+        set_momentum: puts this step's momentum into a group; None where there is none.
+        kind: spec, role and dimensions -> which of a spec's updates a parameter follows.
+    """
+
+    build: Callable[[Any, list[Group]], torch.optim.Optimizer]
+    start: Callable[[Any, torch.Tensor, str], Kept]
+    slots: Mapping[str, str]
+    set_momentum: Callable[[Group, float], None] | None = None
+    kind: Callable[[Any, Role, int], str] = _one_kind
+
+
+class Foreach(torch.optim.Optimizer):
+    """An optimizer whose update runs over all parameters of a group at once."""
+
+    def __init__(self, groups: list[Group], **defaults: Any) -> None:
+        super().__init__(groups, {"lr": 0.0, **defaults})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            params = [param for param in group["params"] if param.grad is not None]
+            if params:
+                self.update(group, params, [param.grad for param in params], [self.state[param] for param in params])
+
+    def update(self, group: Group, params: Tensors, grads: Tensors, kept: list[Kept]) -> None:
+        """One update of these parameters, in place."""
+        raise NotImplementedError
+
+
+def column(kept: Sequence[Kept], key: str) -> Tensors:
+    """One of the things that are kept, for each parameter."""
+    return [each[key] for each in kept]
+
+
+def decay_and_add(group: Group, params: Tensors, directions: Tensors, rate: float) -> None:
+    """p = p - rate (direction + weight_decay p), in place of both: decoupled weight decay, with one rounding of p."""
+    if group["weight_decay"]:
+        torch._foreach_add_(directions, params, alpha=group["weight_decay"])
+    torch._foreach_add_(params, directions, alpha=-rate)
+
+
+def start_step(device: torch.device | str = "cpu") -> torch.Tensor:
+    """The count of updates, float32 as torch's own; on the host, except for fused optimizers."""
+    return torch.zeros((), dtype=torch.float32, device=device)
+
+
+def set_beta1(group: Group, momentum: float) -> None:
+    """Puts this step's first beta into a group."""
+    group["betas"] = (momentum, *group["betas"][1:])

@@ -1,0 +1,73 @@
+"""Muon, with AdamW for what is no matrix; see `crosstrain.optim.Muon`. `torch.optim.Muon` computes in bfloat16."""
+
+import torch
+
+from crosstrain.optim import Muon, Role
+from crosstrain.optim.muon import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS
+from crosstrain_torch.optim import adam
+from crosstrain_torch.optim.base import Foreach, Group, Kept, Rule, Tensors, column, decay_and_add
+
+_MATRIX = "matrix"
+
+
+class MuonOptimizer(Foreach):
+    """The update; groups carry `kind` and `momentum`."""
+
+    def __init__(self, groups: list[Group], spec: Muon) -> None:
+        super().__init__(groups, momentum=spec.momentum_at(0))
+        self._spec = spec
+
+    def update(self, group: Group, params: Tensors, grads: Tensors, kept: list[Kept]) -> None:
+        """See `Foreach`."""
+        spec = self._spec
+        if group["kind"] == _MATRIX:
+            directions, scale = self._orthogonalised(group["momentum"], grads, column(kept, "momentum")), 1.0
+        else:
+            betas, eps = adam.betas_of(spec.fallback), spec.fallback.eps
+            directions, scale = adam.directions_of(grads, kept, betas, eps), spec.fallback_scale
+        decay_and_add(group, params, directions, group["lr"] * scale)
+
+    def _orthogonalised(self, momentum: float, grads: Tensors, momenta: Tensors) -> Tensors:
+        torch._foreach_mul_(momenta, momentum)
+        torch._foreach_add_(momenta, grads)
+        if self._spec.nesterov:
+            momenta = list(torch._foreach_add(grads, momenta, alpha=momentum))
+        return [_orthogonal(u, self._spec.eps) for u in momenta]
+
+
+def _orthogonal(u: torch.Tensor, eps: float) -> torch.Tensor:
+    """sqrt(max(1, out / in)) orthogonal(u), in the shape of `u`."""
+    matrix = u.reshape(len(u), -1)
+    rows, columns = matrix.shape
+    x = newton_schulz(matrix.T, eps).T if rows > columns else newton_schulz(matrix, eps)
+    return (max(1.0, rows / columns) ** 0.5 * x).reshape(u.shape).to(u.dtype)
+
+
+def newton_schulz(u: torch.Tensor, eps: float) -> torch.Tensor:
+    """The iteration over a matrix with no more rows than columns, in float32 or wider."""
+    a, b, c = NEWTON_SCHULZ
+    x = u.to(torch.promote_types(u.dtype, torch.float32))
+    x = x / (torch.linalg.matrix_norm(x) + eps)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x
+
+
+def _build(spec: Muon, groups: list[Group]) -> torch.optim.Optimizer:
+    return MuonOptimizer(groups, spec)
+
+
+def _kind(spec: Muon, role: Role, dimensions: int) -> str:
+    return _MATRIX if spec.is_matrix(role, dimensions) else "other"
+
+
+def _start(spec: Muon, param: torch.Tensor, kind: str) -> Kept:
+    return {"momentum": torch.zeros_like(param)} if kind == _MATRIX else adam.start(spec.fallback, param, kind)
+
+
+def _set_momentum(group: Group, momentum: float) -> None:
+    group["momentum"] = momentum
+
+
+MUON = Rule(_build, _start, {"momentum": "momentum", **adam.MOMENTS}, _set_momentum, _kind)

@@ -1,0 +1,83 @@
+"""Which rule belongs to which spec."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from crosstrain.errors import ConfigError
+from crosstrain.optim import (
+    Adafactor,
+    Adagrad,
+    Adam,
+    AdamW,
+    Lamb,
+    Lion,
+    Muon,
+    NAdam,
+    OptimizerSpec,
+    RAdam,
+    RmsProp,
+    Sgd,
+)
+from crosstrain_torch import naming
+from crosstrain_torch.optim import adafactor, adam, adam_variants, adaptive, lamb, lion, muon, sgd
+from crosstrain_torch.optim.base import Rule
+
+RULES: Mapping[type[OptimizerSpec], Rule] = {
+    Sgd: sgd.SGD,
+    Adam: adam.ADAM,
+    AdamW: adam.ADAMW,
+    NAdam: adam_variants.NADAM,
+    RAdam: adam_variants.RADAM,
+    RmsProp: adaptive.RMSPROP,
+    Adagrad: adaptive.ADAGRAD,
+    Lion: lion.LION,
+    Lamb: lamb.LAMB,
+    Adafactor: adafactor.ADAFACTOR,
+    Muon: muon.MUON,
+}
+
+
+def build(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimizer:
+    """The torch optimizer of a spec over a model's trained parameters; its rate is set before every step.
+
+    Raises:
+        ConfigError: a spec this engine does not know.
+    """
+    if type(spec) not in RULES:
+        known = ", ".join(kind.__name__ for kind in RULES)
+        raise ConfigError(f"optimizer must be one of {known} on the torch engine, got {type(spec).__name__}.")
+    rule = RULES[type(spec)]
+    groups: dict[Any, list[nn.Parameter]] = {}
+    roles = naming.roles(model)
+    for name, param in naming.parameters(model).items():
+        if param.requires_grad:
+            key = (spec.settings(name, roles[name]), rule.kind(spec, roles[name], param.ndim))
+            groups.setdefault(key, []).append(param)
+    optimizer = rule.build(
+        spec,
+        [
+            {
+                "params": params,
+                "weight_decay": settings.weight_decay,
+                "rate_scale": settings.rate_scale,
+                "kind": kind,
+            }
+            for (settings, kind), params in groups.items()
+        ],
+    )
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            optimizer.state[param].update(rule.start(spec, param.detach(), group["kind"]))
+    return optimizer
+
+
+def set_hyper(spec: OptimizerSpec, optimizer: torch.optim.Optimizer, rate: float, momentum: float) -> None:
+    """Gives the next update its numbers."""
+    set_momentum = RULES[type(spec)].set_momentum
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate_scale"]
+        if set_momentum is not None:
+            set_momentum(group, momentum)
