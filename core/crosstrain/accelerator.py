@@ -120,7 +120,7 @@ class Accelerator(abc.ABC):
         if optimizer is not None and not isinstance(optimizer, OptimizerSpec):
             raise ConfigError(
                 f"optimizer must be an OptimizerSpec, got {type(optimizer).__name__}. "
-                "Use ct.sgd, ct.adam or ct.adamw; the engine builds the native optimizer from it."
+                "Use ct.sgd, ct.adamw or another of ct.optim; the engine builds the native optimizer from it."
             )
         return self._prepare(model, optimizer, average)
 
@@ -171,6 +171,7 @@ class Accelerator(abc.ABC):
         *,
         accumulate_steps: int = 1,
         clip_norm: float | None = None,
+        clip_value: float | None = None,
         grad_norm: bool = False,
     ) -> TrainStep:
         """Compiles a loss function into `step(state, batch) -> Metrics`.
@@ -183,12 +184,15 @@ class Accelerator(abc.ABC):
             loss_fn: see above; the model is in training mode.
             accumulate_steps: see `StepOptions`.
             clip_norm: see `StepOptions`.
+            clip_value: see `StepOptions`.
             grad_norm: see `StepOptions`.
 
         Raises:
             ConfigError: an option out of range.
         """
-        options = StepOptions(accumulate_steps=accumulate_steps, clip_norm=clip_norm, grad_norm=grad_norm)
+        options = StepOptions(
+            accumulate_steps=accumulate_steps, clip_norm=clip_norm, clip_value=clip_value, grad_norm=grad_norm
+        )
         return TrainStep(self._train_step(loss_fn, options), self.to_device, self.nan_policy)
 
     @abstractmethod

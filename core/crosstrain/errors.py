@@ -5,6 +5,8 @@ built-in exception a Python user would expect. Messages follow one form:
 `<field> must be <rule>, got <field>=<value>. <fix>.`
 """
 
+import numbers
+
 
 class CrosstrainError(Exception):
     """Base class of all errors raised by crosstrain."""
@@ -12,6 +14,19 @@ class CrosstrainError(Exception):
 
 class ConfigError(CrosstrainError, ValueError):
     """A spec, an option or a mesh that cannot work."""
+
+
+def require_count(name: str, value: object, kind: "type[CrosstrainError] | None" = None) -> None:
+    """Refuses what is no positive integer.
+
+    Raises:
+        ConfigError: or `kind`, names the number.
+    """
+    error = kind or ConfigError
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise error(f"{name} must be an integer, got {name}={value!r}. Use for example int({name}).")
+    if value < 1:
+        raise error(f"{name} must be at least 1, got {name}={value}.")
 
 
 class BackendError(CrosstrainError, ImportError):

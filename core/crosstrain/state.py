@@ -139,15 +139,18 @@ class TrainState(abc.ABC):
         """
 
     @abc.abstractmethod
-    def apply_gradients(self, gradients: Gradients, *, clip_norm: float | None = None) -> None:
+    def apply_gradients(
+        self, gradients: Gradients, *, clip_norm: float | None = None, clip_value: float | None = None
+    ) -> None:
         """Takes one optimizer step, at the rate that the schedule gives, and counts it.
 
         Args:
             gradients: what `Accelerator.value_and_grad` returned for this state; used up by the call.
             clip_norm: scale the gradients so that their global L2 norm is at most this.
+            clip_value: bound every element of the gradients to [-clip_value, clip_value]. Only one of both.
 
         Raises:
-            ConfigError: the gradients are not those of this state's parameters.
+            ConfigError: a limit that is not positive, or both, or gradients of other parameters than this state's.
         """
 
 

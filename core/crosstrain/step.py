@@ -6,8 +6,9 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from crosstrain.errors import ConfigError, NonFiniteLossError
+from crosstrain.errors import NonFiniteLossError, require_count
 from crosstrain.metrics import Metrics
+from crosstrain.optim import Clipping
 from crosstrain.state import Gradients, TrainState, require_trainable
 
 NanPolicy = Literal["ignore", "raise"]
@@ -22,18 +23,24 @@ class StepOptions:
         accumulate_steps: micro-batches per optimizer step; example r of the batch belongs to micro-batch
             r mod accumulate_steps, so the split does not depend on the number of devices.
         clip_norm: scale gradients so that their global L2 norm is at most this; None leaves them.
+        clip_value: bound every element of the gradients to [-clip_value, clip_value]; None leaves them. At most one of
+            the two limits.
         grad_norm: report the global L2 norm before clipping as `grad_norm`; always on with `clip_norm`.
     """
 
     accumulate_steps: int = 1
     clip_norm: float | None = None
+    clip_value: float | None = None
     grad_norm: bool = False
 
     def __post_init__(self) -> None:
-        if self.accumulate_steps < 1:
-            raise ConfigError(f"accumulate_steps must be at least 1, got accumulate_steps={self.accumulate_steps}.")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ConfigError(f"clip_norm must be positive or None, got clip_norm={self.clip_norm}.")
+        require_count("accumulate_steps", self.accumulate_steps)
+        _ = self.clipping
+
+    @property
+    def clipping(self) -> Clipping:
+        """The limits on the gradient."""
+        return Clipping(norm=self.clip_norm, value=self.clip_value)
 
     @property
     def wants_norm(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback, Record, Run, emit
 from crosstrain.data.loader import Loader
-from crosstrain.errors import ConfigError
+from crosstrain.errors import ConfigError, require_count
 from crosstrain.metrics import Metrics, MetricSum
 from crosstrain.state import TrainState
 from crosstrain.step import LossFn
@@ -37,6 +37,7 @@ class Trainer:
         loss_fn: see `Accelerator.train_step`.
         accumulate_steps: see `StepOptions`.
         clip_norm: see `StepOptions`.
+        clip_value: see `StepOptions`.
         grad_norm: see `StepOptions`.
         log_every: optimizer steps between reads of the metrics.
         callbacks: called in this order.
@@ -54,13 +55,13 @@ class Trainer:
         *,
         accumulate_steps: int = 1,
         clip_norm: float | None = None,
+        clip_value: float | None = None,
         grad_norm: bool = False,
         log_every: int = 10,
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> None:
-        if log_every < 1:
-            raise ConfigError(f"log_every must be at least 1, got log_every={log_every}.")
+        require_count("log_every", log_every)
         self.accelerator, self.state = accelerator, state
         self.history = History()
         self._callbacks = tuple(callbacks)
@@ -70,7 +71,11 @@ class Trainer:
             self._callbacks += (ProgressBar(title=accelerator.backend),)
         self._log_every = log_every
         self._step = accelerator.train_step(
-            loss_fn, accumulate_steps=accumulate_steps, clip_norm=clip_norm, grad_norm=grad_norm
+            loss_fn,
+            accumulate_steps=accumulate_steps,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            grad_norm=grad_norm,
         )
         self._eval_step = accelerator.eval_step(loss_fn)
         self._pending: tuple[int, int, Metrics] | None = None
@@ -141,8 +146,8 @@ class Trainer:
         if (epochs is None) == (steps is None):
             raise ConfigError(f"give either epochs or steps, got epochs={epochs} and steps={steps}.")
         for name, value in (("epochs", epochs), ("steps", steps)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {name}={value}.")
+            if value is not None:
+                require_count(name, value)
         return Run(
             state=self.state,
             is_main_process=self.accelerator.is_main_process,

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from crosstrain.optim import Averaging, OptimizerSpec, Role
+from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
 from crosstrain.state import Gradients, Snapshot, TrainState, check_names, check_slots, foreign_gradients
 from crosstrain_jax import naming, optim, sharding
@@ -36,7 +36,7 @@ class Layout:
     buffers: list[naming.Leaf]
     optimizer: optim.Optimizer | None
     moments_tree: Any
-    applied: dict[Any, Callable[..., Any]] = field(default_factory=dict)
+    applied: dict[Clipping, Callable[..., Any]] = field(default_factory=dict)
 
     def update(
         self, params: Leaves, moments: Leaves, averages: Leaves, grads: Leaves, hyper: Any
@@ -135,15 +135,18 @@ class JaxState(TrainState):
         """See `crosstrain.TrainState`."""
         return {leaf.name: leaf.role for leaf in self.layout.params}
 
-    def apply_gradients(self, gradients: Gradients, *, clip_norm: float | None = None) -> None:
+    def apply_gradients(
+        self, gradients: Gradients, *, clip_norm: float | None = None, clip_value: float | None = None
+    ) -> None:
         """See `crosstrain.TrainState`."""
         if not isinstance(gradients, JaxGradients) or gradients.layout.params != self.layout.params:
             raise foreign_gradients(gradients)
+        clipping = Clipping(norm=clip_norm, value=clip_value)
         hyper = np.asarray(self.hyper(), self._precision.loss_dtype)
-        if clip_norm not in self.layout.applied:
-            self.layout.applied[clip_norm] = self._compile_apply(clip_norm)
+        if clipping not in self.layout.applied:
+            self.layout.applied[clipping] = self._compile_apply(clipping)
         with scope(self._precision):
-            self.params, self.moments, self.averages, self.count = self.layout.applied[clip_norm](
+            self.params, self.moments, self.averages, self.count = self.layout.applied[clipping](
                 self.params, self.moments, self.averages, self.count, gradients.leaves, hyper
             )
         self._step += 1
@@ -185,12 +188,11 @@ class JaxState(TrainState):
             self.count = self._place(jnp.uint32(snapshot.step), jnp.uint32)
         self._step = snapshot.step
 
-    def _compile_apply(self, clip_norm: float | None) -> Callable[..., Any]:
+    def _compile_apply(self, clipping: Clipping) -> Callable[..., Any]:
         layout = self.layout
 
         def apply(params: Leaves, moments: Leaves, averages: Leaves, count: Any, grads: Leaves, hyper: Any) -> Any:
-            if clip_norm is not None:
-                grads = optim.clip_by_global_norm(grads, optim.global_norm(grads), clip_norm)
+            grads = optim.clip(grads, clipping)
             return *layout.update(params, moments, averages, grads, hyper), count + 1
 
         return jax.jit(apply, donate_argnums=(0, 1, 2, 3), out_shardings=self._sharding)

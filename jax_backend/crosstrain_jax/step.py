@@ -54,11 +54,11 @@ class TrainRun:
         ) -> Any:
             self._check_micro_batches(batch)
             grads, buffers, table = program.gradients(params, buffers, count, batch, others, options.accumulate_steps)
+            norm = None
             if options.wants_norm:
                 norm = optim.global_norm(grads)
                 table = jnp.concatenate([table, jnp.stack([norm, jnp.ones_like(norm)])[None].astype(table.dtype)])
-                if options.clip_norm is not None:
-                    grads = optim.clip_by_global_norm(grads, norm, options.clip_norm)
+            grads = optim.clip(grads, options.clipping, norm)
             params, moments, averages = program.layout.update(params, moments, averages, grads, hyper)
             return params, buffers, moments, averages, count + 1, table
 

@@ -96,12 +96,13 @@ def test_labels_out_of_range(make: Make) -> None:
             "source must fill one batch when drop_last=True, got 3 examples for batch_size=4",
         ),
         (images(3), {"batch_size": 0}, "batch_size must be at least 1, got batch_size=0"),
+        (images(3), {"batch_size": 4.0}, "batch_size must be an integer, got batch_size=4.0"),
         (images(3), {"batch_size": None}, "batch_size must be given"),
         (np.zeros((4, 2)), {}, "source must name its fields, got a bare array"),
         (7, {}, "source must be a dict of arrays, indexable or iterable, got int"),
         ({"a": np.zeros(3), "b": np.zeros(4)}, {}, "same number of examples, got .*'a': 3, 'b': 4"),
     ],
-    ids=["no fields", "empty", "too few", "no batch", "no size", "bare array", "number", "uneven"],
+    ids=["no fields", "empty", "too few", "no batch", "half batch", "no size", "bare array", "number", "uneven"],
 )
 def test_sources(make: Make, source: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ct.DataError, match=message):
@@ -139,6 +140,7 @@ def test_micro_batches_that_do_not_divide(make: Make) -> None:
         ({"epochs": 1, "steps": 1}, "give either epochs or steps, got epochs=1 and steps=1"),
         ({"epochs": 0}, "epochs must be at least 1, got epochs=0"),
         ({"steps": -1}, "steps must be at least 1, got steps=-1"),
+        ({"epochs": "2"}, "epochs must be an integer, got epochs='2'"),
     ],
 )
 def test_lengths_of_training(make: Make, options: dict[str, int], message: str) -> None:
@@ -150,7 +152,16 @@ def test_lengths_of_training(make: Make, options: dict[str, int], message: str) 
 
 
 @pytest.mark.parametrize(
-    "options", [{"accumulate_steps": 0}, {"clip_norm": 0.0}, {"clip_norm": -1.0}], ids=lambda value: str(value)
+    "options",
+    [
+        {"accumulate_steps": 0},
+        {"accumulate_steps": 2.0},
+        {"clip_norm": 0.0},
+        {"clip_norm": -1.0},
+        {"clip_value": 0.0},
+        {"clip_value": float("nan")},
+    ],
+    ids=str,
 )
 def test_step_options(make: Make, options: dict[str, Any]) -> None:
     with pytest.raises(ct.ConfigError, match=f"got {next(iter(options))}={next(iter(options.values()))}"):

@@ -59,6 +59,9 @@ def draw_batch(case: Case, examples: int, features: int, outputs: int, generator
     return {"x": generator.normal(size=(examples, features)), "y": y, "weight": weight}
 
 
+CLIPPINGS = {"clip_norm": reference.clip_by_global_norm, "clip_value": reference.clip_by_value}
+
+
 def expected_gradient(case: Case, params: Arrays, batch: Arrays, micro_batches: int) -> tuple[float, Arrays]:
     """The loss and its gradient, put together from micro-batches of rows r mod `micro_batches`."""
     sums, weights, total = [], [], 0.0
@@ -80,7 +83,7 @@ def expected_gradient(case: Case, params: Arrays, batch: Arrays, micro_batches: 
     features=st.integers(1, 5),
     outputs=st.integers(2, 6),
     micro_batches=st.sampled_from([1, 2, 4]),
-    clip=st.sampled_from([None, 0.1, 10.0]),
+    clip=st.sampled_from([None, ("clip_norm", 0.1), ("clip_norm", 10.0), ("clip_value", 0.1)]),
     seed=st.integers(0, 99),
 )
 def test_a_step_follows_the_gradient_of_sum_by_weight(
@@ -90,7 +93,7 @@ def test_a_step_follows_the_gradient_of_sum_by_weight(
     features: int,
     outputs: int,
     micro_batches: int,
-    clip: float | None,
+    clip: tuple[str, float] | None,
     seed: int,
 ) -> None:
     case = CASES[name]
@@ -99,17 +102,17 @@ def test_a_step_follows_the_gradient_of_sum_by_weight(
     start = config.initial_weights(0)
     value, gradient = expected_gradient(case, start, batch, micro_batches)
     norm = reference.global_norm(gradient)
-    limit = None if clip is None else clip * norm
-    if limit is not None:
-        gradient = reference.clip_by_global_norm(gradient, limit)
+    clipping = {} if clip is None else {clip[0]: clip[1] * norm}
+    if clip is not None:
+        gradient = CLIPPINGS[clip[0]](gradient, clipping[clip[0]])
 
     accelerator = ct.Accelerator(backend, precision="fp64")
     state = accelerator.prepare(ct.models.build("mlp", config, accelerator), ct.sgd(1.0))
     step = accelerator.train_step(
         lambda model, batch, ops: case.loss(ops, model(batch["x"]), batch["y"]),
         accumulate_steps=micro_batches,
-        clip_norm=limit,
         grad_norm=True,
+        **clipping,
     )
     metrics = step(state, batch)
     assert metrics["loss"] == pytest.approx(value, rel=bound("loss"))
@@ -123,5 +126,6 @@ def test_clipping_a_gradient_of_zero_leaves_it_zero(backend: str) -> None:
     before = state.snapshot().params
     zeros = {name: np.zeros(shape) for name, shape in state.parameter_shapes.items()}
     state.apply_gradients(state.to_gradients(zeros), clip_norm=1.0)
+    state.apply_gradients(state.to_gradients(zeros), clip_value=1.0)
     for name, values in state.snapshot().params.items():
         np.testing.assert_array_equal(values, before[name])

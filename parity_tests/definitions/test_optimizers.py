@@ -55,13 +55,13 @@ def gradients_of(name: str, shape: tuple[int, ...]) -> list[np.ndarray]:
 GRADIENTS = {name: gradients_of(name, spec.shape) for name, spec in CONFIG.parameters().items()}
 
 
-def run(backend: str, spec: Any, *, clip_norm: float | None = None) -> Outcome:
+def run(backend: str, spec: Any, **clipping: float) -> Outcome:
     """What an engine makes of the gradients."""
     accelerator = ct.Accelerator(backend, precision="fp64")
     state = accelerator.prepare(ct.models.build("mlp", CONFIG, accelerator), spec)
     for update in range(UPDATES):
         now = {name: values[update] for name, values in GRADIENTS.items()}
-        state.apply_gradients(state.to_gradients(now), clip_norm=clip_norm)
+        state.apply_gradients(state.to_gradients(now), **clipping)
     snapshot = state.snapshot()
     return Outcome(dict(snapshot.params), {slot: dict(values) for slot, values in snapshot.moments.items()})
 
@@ -172,10 +172,13 @@ def test_groups_scale_rates_and_take_decay_off(backend: str) -> None:
 
 
 @pytest.mark.parametrize("limit", [1e-3, 1.0, 1e6])
-def test_clipping_comes_before_the_update(backend: str, limit: float) -> None:
-    found = run(backend, ct.sgd(1e-2, momentum=0.9), clip_norm=limit)
+@pytest.mark.parametrize(
+    ("option", "clip"), [("clip_norm", reference.clip_by_global_norm), ("clip_value", reference.clip_by_value)]
+)
+def test_clipping_comes_before_the_update(backend: str, limit: float, option: str, clip: Any) -> None:
+    found = run(backend, ct.sgd(1e-2, momentum=0.9), **{option: limit})
     steps = [{name: values[update] for name, values in GRADIENTS.items()} for update in range(UPDATES)]
-    clipped = [reference.clip_by_global_norm(step, limit) for step in steps]
+    clipped = [clip(step, limit) for step in steps]
     gradients = {name: [step[name] for step in clipped] for name in GRADIENTS}
     numbers = {"momentum": every(0.9), "nesterov": False, "weight_decay": 0.0}
     assert_same(found, expect(reference.sgd, every(1e-2), gradients, **numbers))

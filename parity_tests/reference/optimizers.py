@@ -59,6 +59,11 @@ def clip_by_global_norm(grads: dict[str, Array], limit: float) -> dict[str, Arra
     return {name: g * min(1.0, limit / norm) if norm > 0 else g for name, g in grads.items()}
 
 
+def clip_by_value(grads: dict[str, Array], limit: float) -> dict[str, Array]:
+    """min(max(g, -limit), limit), element by element."""
+    return {name: np.minimum(np.maximum(g, -limit), limit) for name, g in grads.items()}
+
+
 def accumulate(sums: list[dict[str, Array]], weights: list[float]) -> dict[str, Array]:
     """The gradient over all micro-batches: the sum of the gradients of sums, by the sum of weights."""
     return {name: sum(part[name] for part in sums) / sum(weights) for name in sums[0]}

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from crosstrain.optim import Averaging, OptimizerSpec, Role
+from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
 from crosstrain.state import Gradients, Snapshot, TrainState, check_names, check_slots, foreign_gradients
 from crosstrain_torch import naming, optim
@@ -76,15 +76,16 @@ class TorchState(TrainState):
             param.grad = None
         return TorchGradients(list(self.params), grads)
 
-    def apply_gradients(self, gradients: Gradients, *, clip_norm: float | None = None) -> None:
+    def apply_gradients(
+        self, gradients: Gradients, *, clip_norm: float | None = None, clip_value: float | None = None
+    ) -> None:
         """See `crosstrain.TrainState`."""
         if not isinstance(gradients, TorchGradients) or not self._owns(gradients):
             raise foreign_gradients(gradients)
+        clipping = Clipping(norm=clip_norm, value=clip_value)
         for param, grad in zip(self.params.values(), gradients.grads, strict=True):
             param.grad = grad
-        grads = self.gradient_list()
-        if clip_norm is not None and grads:
-            optim.clip_by_global_norm(grads, optim.global_norm(grads), clip_norm)
+        optim.clip(self.gradient_list(), clipping)
         self.update(*self.hyper())
         self._step += 1
 

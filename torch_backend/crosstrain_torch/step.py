@@ -203,12 +203,11 @@ class TrainRun:
     def __call__(self, state: TorchState, batch: Batch, hyper: StepHyper, others: tuple[TorchState, ...]) -> Metrics:
         """Forward, backward, clip, update."""
         outputs = self._gradient(state, batch, others)
+        grads, norm = state.gradient_list(), None
         if self._options.wants_norm:
-            grads = state.gradient_list()
             norm = optim.global_norm(grads)
             outputs["grad_norm"] = Loss(norm, 1.0)
-            if self._options.clip_norm is not None:
-                optim.clip_by_global_norm(grads, norm, self._options.clip_norm)
+        optim.clip(grads, self._options.clipping, norm)
         state.update(*hyper)
         return self._runtime.metrics(outputs, {"learning_rate": hyper[0]})
 

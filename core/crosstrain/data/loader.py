@@ -10,7 +10,7 @@ from crosstrain.data.placement import WEIGHT, LoaderSpec, Placement, require_wei
 from crosstrain.data.prefetch import in_thread, look_ahead
 from crosstrain.data.sources import Arrays, Source, as_source, stack_examples
 from crosstrain.data.torch_loader import TorchLoader
-from crosstrain.errors import DataError
+from crosstrain.errors import DataError, require_count
 
 _LOOK_AHEAD = 2
 _IGNORED_LABEL = -100
@@ -144,8 +144,7 @@ class Loader:
     def _check_batch_size(self, batch_size: int | None) -> int:
         if batch_size is None:
             raise DataError("batch_size must be given, got batch_size=None. Only a torch DataLoader brings its own.")
-        if batch_size < 1:
-            raise DataError(f"batch_size must be at least 1, got batch_size={batch_size}.")
+        require_count("batch_size", batch_size, DataError)
         return batch_size
 
     def _choose_padded_size(self) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from crosstrain.errors import DataError
+from crosstrain.errors import DataError, require_count
 
 Arrays = dict[str, np.ndarray]
 
@@ -99,8 +99,7 @@ class TokenSource(Source):
     def __init__(self, tokens: np.ndarray, length: int) -> None:
         if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
             raise DataError(f"tokens must be a vector of integers, got shape {tokens.shape} of {tokens.dtype}.")
-        if length < 1:
-            raise DataError(f"length must be at least 1, got length={length}.")
+        require_count("length", length, DataError)
         self._tokens, self._size = tokens, length
 
     def __len__(self) -> int:

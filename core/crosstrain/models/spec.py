@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from crosstrain.errors import ConfigError
+from crosstrain.errors import ConfigError, require_count
 from crosstrain.init import Init
 
 Role = Literal["weight", "bias", "norm", "embedding"]
@@ -60,9 +60,7 @@ def require_positive(config: ModelConfig, *names: str) -> None:
         ConfigError: names the field and its value.
     """
     for name in names:
-        value = getattr(config, name)
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {name}={value}.")
+        require_count(name, getattr(config, name))
 
 
 def require_rate(config: ModelConfig, name: str) -> None:

@@ -11,6 +11,7 @@ from crosstrain.optim.adam_variants import NAdam, RAdam, nadam, radam
 from crosstrain.optim.adaptive import Adagrad, RmsProp, adagrad, rmsprop
 from crosstrain.optim.average import Averaging, Ema, Swa, ema, swa
 from crosstrain.optim.base import Hyper, OptimizerSpec, ParamGroup, ParamSettings, Role, undecayed
+from crosstrain.optim.clipping import Clipping
 from crosstrain.optim.lamb import Lamb, lamb
 from crosstrain.optim.lion import Lion, lion
 from crosstrain.optim.muon import Muon, muon
@@ -22,6 +23,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Averaging",
+    "Clipping",
     "Ema",
     "Hyper",
     "Lamb",

@@ -57,6 +57,7 @@ class Live:
             side.loss_fn,
             accumulate_steps=side.options.accumulate_steps,
             clip_norm=side.options.clip_norm,
+            clip_value=side.options.clip_value,
             grad_norm=True,
         )
         self.names = Names(side.names)

@@ -127,7 +127,7 @@ def _settings(live: Live) -> Mapping[str, Any]:
 
 
 def _options(a: Live, b: Live) -> Iterator[Finding]:
-    for name in ("accumulate_steps", "clip_norm"):
+    for name in ("accumulate_steps", "clip_norm", "clip_value"):
         value, other = getattr(a.side.options, name), getattr(b.side.options, name)
         if value != other:
             yield _finding("settings", name, cause=f"{value} against {other}")

@@ -6,7 +6,7 @@ inside every trace, around the traced numbers. One file for each family of `cros
 
 from crosstrain_jax.optim.average import update_average
 from crosstrain_jax.optim.base import Leaves, Optimizer
-from crosstrain_jax.optim.clipping import clip_by_global_norm, global_norm
+from crosstrain_jax.optim.clipping import clip, global_norm
 from crosstrain_jax.optim.moments import Slot, slots, with_slots
 from crosstrain_jax.optim.rules import build
 
@@ -15,7 +15,7 @@ __all__ = [
     "Optimizer",
     "Slot",
     "build",
-    "clip_by_global_norm",
+    "clip",
     "global_norm",
     "slots",
     "update_average",

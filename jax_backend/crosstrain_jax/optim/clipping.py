@@ -1,9 +1,10 @@
-"""The global norm of gradients, and clipping by it."""
+"""The global norm of gradients, and clipping; see `crosstrain.optim.Clipping`."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from crosstrain.optim import Clipping
 from crosstrain_jax.optim.base import Leaves
 
 
@@ -12,7 +13,11 @@ def global_norm(grads: Leaves) -> jax.Array:
     return optax.tree.norm(grads)
 
 
-def clip_by_global_norm(grads: Leaves, norm: jax.Array, clip_norm: float) -> Leaves:
-    """g = g min(1, clip_norm / norm) (Pascanu et al. 2013)."""
-    scale = jnp.minimum(clip_norm / norm, 1.0)
+def clip(grads: Leaves, clipping: Clipping, norm: jax.Array | None = None) -> Leaves:
+    """Gradients within the limits; `norm` is their global norm where it is known."""
+    if clipping.value is not None:
+        return tuple(jnp.clip(grad, -clipping.value, clipping.value) for grad in grads)
+    if clipping.norm is None:
+        return grads
+    scale = jnp.minimum(clipping.norm / (global_norm(grads) if norm is None else norm), 1.0)
     return tuple(grad * scale.astype(grad.dtype) for grad in grads)

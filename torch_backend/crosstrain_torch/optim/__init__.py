@@ -5,13 +5,13 @@ a `torch.optim.Optimizer` over foreach operations. One file for each family of `
 """
 
 from crosstrain_torch.optim.average import update_average
-from crosstrain_torch.optim.clipping import clip_by_global_norm, global_norm
+from crosstrain_torch.optim.clipping import clip, global_norm
 from crosstrain_torch.optim.moments import set_counters, slots
 from crosstrain_torch.optim.rules import build, set_hyper
 
 __all__ = [
     "build",
-    "clip_by_global_norm",
+    "clip",
     "global_norm",
     "set_counters",
     "set_hyper",

@@ -1,6 +1,8 @@
-"""The global norm of gradients, and clipping by it."""
+"""The global norm of gradients, and clipping; see `crosstrain.optim.Clipping`."""
 
 import torch
+
+from crosstrain.optim import Clipping
 
 
 def global_norm(grads: list[torch.Tensor]) -> torch.Tensor:
@@ -8,6 +10,15 @@ def global_norm(grads: list[torch.Tensor]) -> torch.Tensor:
     return torch.nn.utils.get_total_norm(grads)
 
 
-def clip_by_global_norm(grads: list[torch.Tensor], norm: torch.Tensor, clip_norm: float) -> None:
-    """g = g min(1, clip_norm / norm), in place (Pascanu et al. 2013); without torch's 1e-6 in the denominator."""
-    torch._foreach_mul_(grads, torch.clamp(clip_norm / norm, max=1.0))
+def clip(grads: list[torch.Tensor], clipping: Clipping, norm: torch.Tensor | None = None) -> None:
+    """Brings gradients within the limits, in place; `norm` is their global norm where it is known.
+
+    `torch.nn.utils.clip_grad_norm_` adds 1e-6 to the norm; the definition does not.
+    """
+    if not grads:
+        return
+    if clipping.value is not None:
+        torch._foreach_clamp_min_(grads, -clipping.value)
+        torch._foreach_clamp_max_(grads, clipping.value)
+    elif clipping.norm is not None:
+        torch._foreach_mul_(grads, torch.clamp(clipping.norm / (global_norm(grads) if norm is None else norm), max=1.0))
