@@ -9,6 +9,7 @@ from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback
 from crosstrain.errors import (
     BackendError,
+    CheckpointError,
     ConfigError,
     CrosstrainError,
     DataError,
@@ -59,7 +60,8 @@ from crosstrain.schedules import (
     warmup_stable_decay,
 )
 from crosstrain.scores import f1, perplexity
-from crosstrain.state import Gradients, Snapshot, TrainState
+from crosstrain.snapshot import Snapshot
+from crosstrain.state import Gradients, TrainState
 from crosstrain.trainer import History, Trainer
 
 __all__ = [
@@ -67,6 +69,7 @@ __all__ = [
     "Averaging",
     "BackendError",
     "Callback",
+    "CheckpointError",
     "ConfigError",
     "CrosstrainError",
     "DataError",

@@ -7,18 +7,19 @@ in core; the engines implement the abstract methods.
 # mypy: disable-error-code="empty-body"
 import abc
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from crosstrain import backends
+from crosstrain import backends, checkpoint
+from crosstrain.abstract import abstractmethod
 from crosstrain.data.loader import Loader, LoaderSpec, Placement
-from crosstrain.errors import ConfigError, ModelError
+from crosstrain.errors import ConfigError
 from crosstrain.mesh import MeshSpec
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.precision import Precision
-from crosstrain.probe import ModuleSettings, Probe
+from crosstrain.probe import Inspection
 from crosstrain.state import TrainState
 from crosstrain.step import (
     EvalStep,
@@ -34,20 +35,10 @@ from crosstrain.step import (
 if TYPE_CHECKING:
     from crosstrain.models.spec import ModelConfig
 
-    # `Accelerator("jax")` is how the class is meant to be called, which type checkers refuse for an abstract class.
-    # At run time the methods are abstract all the same: an engine that lacks one cannot be made.
-    _Method = TypeVar("_Method", bound=Callable[..., Any])
-
-    def abstractmethod(method: _Method) -> _Method:
-        """Marks what an engine has to give."""
-        return method
-else:
-    from abc import abstractmethod
-
 Platform = Literal["cpu", "gpu", "tpu"]
 
 
-class Accelerator(abc.ABC):
+class Accelerator(Inspection, abc.ABC):
     """One training interface over the devices of this run.
 
     `Accelerator("jax")` and `Accelerator("torch")` return that engine's subclass, as `pathlib.Path` does;
@@ -218,29 +209,6 @@ class Accelerator(abc.ABC):
         process receives the examples of all, in the order of the global batch. `averaged` as in `eval_step`.
         """
 
-    @abstractmethod
-    def probe_step(self, loss_fn: LossFn) -> Callable[..., Probe]:
-        """Compiles `(state, batch, *others) -> Probe`: loss, outputs of all modules, all gradients; nothing changes."""
-
-    @abstractmethod
-    def module_settings(self, model: Any) -> dict[str, ModuleSettings]:
-        """Settings of the layers of a native model that crosstrain knows.
-
-        Returns:
-            Canonical module path -> settings, in the order in which the modules were defined.
-        """
-
-    @abstractmethod
-    def change_setting(self, model: Any, path: str, name: str, value: Any) -> bool:
-        """Sets one of `module_settings` on a native model; False where this engine cannot change it afterwards."""
-
-    def framework_defaults(self) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
-        """Defaults of this framework that differ from the other's, by description.
-
-        Each value makes a context in which the framework behaves as the other one does. For diagnosis only.
-        """
-        return {}
-
     def to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch on the devices: as it is when it is there already, else placed as the loader would.
 
@@ -252,6 +220,49 @@ class Accelerator(abc.ABC):
         if type(batch) is dict and batch and all(isinstance(values, self._array_type) for values in batch.values()):
             return batch
         return self._put(self._placement().check(batch))
+
+    def export(
+        self,
+        state: TrainState,
+        path: Path | str,
+        *,
+        loader: checkpoint.Positioned | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Writes a portable checkpoint, which either engine can `restore`: safetensors and JSON, no pickle.
+
+        It holds weights, buffers, moments, averages, step, random state, and the position of `loader`. It appears
+        under its name when all of it is on the disk. Every process calls this; the main one writes.
+
+        Args:
+            state: what to write.
+            path: a directory that does not exist yet.
+            loader: the training batches, to go on where they are.
+            config: what else to keep; JSON.
+
+        Raises:
+            CheckpointError: the place exists or cannot be written, or `config` is no JSON.
+        """
+        return checkpoint.export(self, state, path, loader=loader, config=config)
+
+    def restore(
+        self, path: Path | str, state: TrainState, *, loader: checkpoint.Positioned | None = None, verify: bool = True
+    ) -> checkpoint.Portable:
+        """Reads a portable checkpoint of either engine into a state.
+
+        Args:
+            path: of `export`.
+            state: prepared from the same model and optimizer; changed only when everything fits.
+            loader: continues where the exported one was.
+            verify: compare checksums before anything is loaded.
+
+        Returns:
+            The open checkpoint; `manifest.config` is what `export` was given.
+
+        Raises:
+            CheckpointError: damaged, or of another model or optimizer; names the file or the parameter.
+        """
+        return checkpoint.restore(path, state, loader=loader, verify=verify)
 
     @property
     def is_main_process(self) -> bool:
@@ -318,7 +329,7 @@ class Accelerator(abc.ABC):
 
     def _check_model(self, model: Any) -> None:
         if not self._is_native_model(model):
-            raise_wrong_model(model, self.backend, self._native_model)
+            backends.raise_wrong_model(model, self.backend, self._native_model)
 
     def _fit_mesh(self, mesh: MeshSpec) -> dict[str, int]:
         sizes = mesh.resolve(self.device_count)
@@ -328,22 +339,3 @@ class Accelerator(abc.ABC):
                 f"mesh axes other than data must be 1 in this version, got {mesh.describe()}. Use MeshSpec(data=-1)."
             )
         return sizes
-
-
-def raise_wrong_model(model: Any, backend: str, expected: str) -> None:
-    """Refuses a model that is not native to the engine.
-
-    Raises:
-        ModelError: always.
-    """
-    kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    if isinstance(model, type):
-        raise ModelError(
-            f"model must be an instance of {expected} on the {backend} engine, got the class {model.__name__}. "
-            f"Call it: {model.__name__}(...)."
-        )
-    bases = {base.__module__.partition(".")[0] for base in type(model).__mro__}
-    owner = next((name for name in backends.known() if name in bases), None)
-    owner = "jax" if "flax" in bases else owner
-    fix = f"Use Accelerator({owner!r})" if owner and owner != backend else f"Pass a {expected}"
-    raise ModelError(f"model must be a {expected} on the {backend} engine, got {kind}. {fix}.")

@@ -9,7 +9,7 @@ import logging
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from crosstrain.errors import BackendError
+from crosstrain.errors import BackendError, ModelError
 
 GROUP = "crosstrain.backends"
 logger = logging.getLogger("crosstrain")
@@ -48,6 +48,25 @@ def load(backend: str | None) -> type[Any]:
             f"backend {backend!r} needs the module {error.name!r}, which is not installed. "
             f"Run: pip install 'crosstrain[{backend}]'."
         ) from error
+
+
+def raise_wrong_model(model: Any, backend: str, expected: str) -> None:
+    """Refuses a model that is not native to the engine.
+
+    Raises:
+        ModelError: always.
+    """
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    if isinstance(model, type):
+        raise ModelError(
+            f"model must be an instance of {expected} on the {backend} engine, got the class {model.__name__}. "
+            f"Call it: {model.__name__}(...)."
+        )
+    bases = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+    owner = next((name for name in known() if name in bases), None)
+    owner = "jax" if "flax" in bases else owner
+    fix = f"Use Accelerator({owner!r})" if owner and owner != backend else f"Pass a {expected}"
+    raise ModelError(f"model must be a {expected} on the {backend} engine, got {kind}. {fix}.")
 
 
 def _choose() -> str:

@@ -41,6 +41,10 @@ class DataError(CrosstrainError, ValueError):
     """A data source or a batch that cannot be used."""
 
 
+class CheckpointError(CrosstrainError, ValueError):
+    """A checkpoint that is missing, damaged, or of another model or run."""
+
+
 class LossError(CrosstrainError, TypeError):
     """A loss function that returned something other than a scalar or a `Loss`."""
 

@@ -1,9 +1,17 @@
-"""`Probe`: everything one forward and backward pass computed, on the host, for comparing it with another engine's."""
+"""What an engine shows of a model, for comparing it with another engine's: settings, and all that one pass computed."""
 
-from collections.abc import Mapping
+# mypy: disable-error-code="empty-body"
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from crosstrain.abstract import abstractmethod
+
+if TYPE_CHECKING:
+    from crosstrain.step import LossFn
 
 Setting = float | str | bool | tuple[int, ...]
 
@@ -35,3 +43,30 @@ class ModuleSettings:
 
     kind: str
     values: Mapping[str, Setting] = field(default_factory=dict)
+
+
+class Inspection:
+    """The part of the abstract `Accelerator` that looks inside models."""
+
+    @abstractmethod
+    def probe_step(self, loss_fn: "LossFn") -> Callable[..., Probe]:
+        """Compiles `(state, batch, *others) -> Probe`: loss, outputs of all modules, all gradients; nothing changes."""
+
+    @abstractmethod
+    def module_settings(self, model: Any) -> dict[str, ModuleSettings]:
+        """Settings of the layers of a native model that crosstrain knows.
+
+        Returns:
+            Canonical module path -> settings, in the order in which the modules were defined.
+        """
+
+    @abstractmethod
+    def change_setting(self, model: Any, path: str, name: str, value: Any) -> bool:
+        """Sets one of `module_settings` on a native model; False where this engine cannot change it afterwards."""
+
+    def framework_defaults(self) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
+        """Defaults of this framework that differ from the other's, by description.
+
+        Each value makes a context in which the framework behaves as the other one does. For diagnosis only.
+        """
+        return {}

@@ -2,33 +2,13 @@
 
 import abc
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from crosstrain.errors import ConfigError
 from crosstrain.optim import Averaging, OptimizerSpec, Role
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Snapshot:
-    """A copy of a `TrainState` on the host that no later step changes.
-
-    Attributes:
-        step: how many optimizer steps the state had taken.
-        params: canonical name -> value, canonical layout, in the type of the parameter.
-        buffers: the same for what is not trained but belongs to the model (running statistics).
-        moments: slot (`momentum`, `first_moment`, `second_moment`, ...) -> canonical name -> value; a slot covers the
-            parameters that have such a moment.
-        averages: the averaged weights, where the state keeps an average.
-    """
-
-    step: int
-    params: Mapping[str, np.ndarray]
-    buffers: Mapping[str, np.ndarray]
-    moments: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
-    averages: Mapping[str, np.ndarray] = field(default_factory=dict)
+from crosstrain.snapshot import Snapshot
 
 
 class Gradients(abc.ABC):
@@ -58,6 +38,11 @@ class TrainState(abc.ABC):
     def step(self) -> int:
         """How many optimizer steps this state has taken."""
         return self._step
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether the state was prepared with an optimizer."""
+        return self._optimizer is not None
 
     @property
     def optimizer(self) -> OptimizerSpec:
@@ -123,9 +108,13 @@ class TrainState(abc.ABC):
             ConfigError: names or shapes that this model does not have.
         """
 
-    @abc.abstractmethod
     def snapshot(self) -> Snapshot:
         """A copy on the host. Waits."""
+        return self.view().copy()
+
+    @abc.abstractmethod
+    def view(self) -> Snapshot:
+        """A snapshot whose arrays are read from the devices one by one, when asked for. Valid until the next step."""
 
     @abc.abstractmethod
     def load(self, snapshot: Snapshot) -> None:
@@ -188,47 +177,3 @@ def foreign_gradients(gradients: Any) -> ConfigError:
         f"gradients must be those of this state's parameters, got {type(gradients).__name__} of others. "
         "Pass what accelerator.value_and_grad(loss_fn)(state, batch) returned for this very state."
     )
-
-
-def check_slots(kept: Mapping[str, Mapping[str, tuple[int, ...]]], snapshot: Snapshot) -> None:
-    """Refuses the moments of an optimizer that keeps others; `kept` has their shapes.
-
-    Raises:
-        ConfigError: says which are missing, and how to take over the rest.
-    """
-    missing = sorted(set(kept) - set(snapshot.moments))
-    if snapshot.moments and missing:
-        raise ConfigError(
-            f"the snapshot's moments must be those of this state's optimizer, missing: {', '.join(missing)}, "
-            f"got {', '.join(sorted(snapshot.moments))}. "
-            "To take over all but the moments: state.load(dataclasses.replace(snapshot, moments={}))."
-        )
-    for slot, shapes in kept.items():
-        if snapshot.moments:
-            check_names(slot, shapes, snapshot.moments[slot])
-
-
-def check_names(what: str, expected: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray]) -> None:
-    """Refuses a snapshot whose names or shapes differ from the model's.
-
-    Raises:
-        ConfigError: names which differences there are.
-    """
-    missing = sorted(set(expected) - set(given))
-    unknown = sorted(set(given) - set(expected))
-    if missing or unknown:
-        raise ConfigError(
-            f"the snapshot's {what} must be those of this model, missing: {_some(missing)}, unknown: {_some(unknown)}. "
-            "Load it into the model that it was taken from."
-        )
-    for name, shape in expected.items():
-        if tuple(given[name].shape) != shape:
-            raise ConfigError(
-                f"{name} must have shape {shape}, got {tuple(given[name].shape)} in the snapshot's {what}. "
-                "The model's configuration differs from the one the snapshot was taken from."
-            )
-
-
-def _some(names: list[str], limit: int = 5) -> str:
-    shown = ", ".join(names[:limit]) or "none"
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

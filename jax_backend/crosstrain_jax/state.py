@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
-from crosstrain.state import Gradients, Snapshot, TrainState, check_names, check_slots, foreign_gradients
+from crosstrain.snapshot import LazyArrays, Snapshot, check_names, check_slots
+from crosstrain.state import Gradients, TrainState, foreign_gradients
 from crosstrain_jax import naming, optim, sharding
 from crosstrain_jax.models.layers import Dropout
 from crosstrain_jax.precision import is_floating, param_dtype, scope, to_host, unpin_types
@@ -157,15 +158,16 @@ class JaxState(TrainState):
         with scope(self._precision):
             return JaxGradients(self.layout, self._from_canonical(self.layout.params, self.params, values))
 
-    def snapshot(self) -> Snapshot:
+    def view(self) -> Snapshot:
         """See `crosstrain.TrainState`."""
         layout = self.layout
         return Snapshot(
             step=self._step,
-            params=to_canonical(layout.params, self.params),
-            buffers=to_canonical(*self._floating_buffers()),
-            moments={slot: to_canonical(*kept) for slot, kept in self._slots().items()},
-            averages=to_canonical(layout.params, self.averages) if self.averages else {},
+            params=lazily(layout.params, self.params),
+            buffers=lazily(*self._floating_buffers()),
+            moments={slot: lazily(*kept) for slot, kept in self._slots().items()},
+            averages=lazily(layout.params, self.averages) if self.averages else {},
+            native={f"jax/{leaf.name}": to_host(array) for leaf, array in self._counters().items()},
         )
 
     def load(self, snapshot: Snapshot) -> None:
@@ -179,6 +181,7 @@ class JaxState(TrainState):
         with scope(self._precision):
             self.params = self._from_canonical(self.layout.params, self.params, snapshot.params)
             placed = dict(zip(names, self._from_canonical(names, buffers, snapshot.buffers), strict=True))
+            placed |= self._native(snapshot)
             self.buffers = tuple(
                 placed.get(leaf, old) for leaf, old in zip(self.layout.buffers, self.buffers, strict=True)
             )
@@ -216,6 +219,20 @@ class JaxState(TrainState):
         pairs = [pair for pair in zip(self.layout.buffers, self.buffers, strict=True) if is_floating(pair[1])]
         return [leaf for leaf, _ in pairs], tuple(array for _, array in pairs)
 
+    def _counters(self) -> dict[naming.Leaf, jax.Array]:
+        """Random keys, as the words they are made of, and counters."""
+        pairs = zip(self.layout.buffers, self.buffers, strict=True)
+        return {leaf: _words(array) for leaf, array in pairs if not is_floating(array)}
+
+    def _native(self, snapshot: Snapshot) -> dict[naming.Leaf, jax.Array]:
+        old = dict(zip(self.layout.buffers, self.buffers, strict=True))
+        found = {leaf: snapshot.native.get(f"jax/{leaf.name}") for leaf in self._counters()}
+        return {
+            leaf: self._place(_from_words(jnp.asarray(words), old[leaf]), None)
+            for leaf, words in found.items()
+            if words is not None
+        }
+
     def _from_canonical(self, names: list[naming.Leaf], old: Leaves, values: Any) -> Leaves:
         return tuple(
             self._place(leaf.from_canonical(values[leaf.name]), array.dtype)
@@ -231,10 +248,27 @@ class JaxState(TrainState):
 
 def to_canonical(names: list[naming.Leaf], leaves: Sequence[jax.Array]) -> dict[str, np.ndarray]:
     """Copies on the host by canonical name."""
-    return {
-        leaf.name: np.array(leaf.to_canonical(to_host(values)), order="C")
-        for leaf, values in zip(names, leaves, strict=True)
-    }
+    return dict(lazily(names, leaves))
+
+
+def lazily(names: list[naming.Leaf], leaves: Sequence[jax.Array]) -> LazyArrays:
+    """Arrays by canonical name, copied to the host when asked for."""
+
+    def reader(leaf: naming.Leaf, values: jax.Array) -> Callable[[], np.ndarray]:
+        return lambda: np.array(leaf.to_canonical(to_host(values)), order="C")
+
+    return LazyArrays(
+        {leaf.name: (leaf.canonical_shape, reader(leaf, values)) for leaf, values in zip(names, leaves, strict=True)}
+    )
+
+
+def _words(array: jax.Array) -> jax.Array:
+    return jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array
+
+
+def _from_words(words: jax.Array, old: jax.Array) -> jax.Array:
+    is_key = jnp.issubdtype(old.dtype, jax.dtypes.prng_key)
+    return jax.random.wrap_key_data(words, impl=jax.random.key_impl(old)) if is_key else words.astype(old.dtype)
 
 
 def bind_random(model: nnx.Module, random: Any) -> None:

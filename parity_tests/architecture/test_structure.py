@@ -68,11 +68,17 @@ def module_lines(module: ModuleType, prefix: str = "") -> list[str]:
 
 
 def class_lines(cls: type, full: str) -> list[str]:
-    """Members of a class, without the fields that its signature shows; `__init__` where `__new__` hides its options."""
+    """Members of a class and its bases, without fields its signature shows; `__init__` where `__new__` hides it."""
     fields = {*getattr(cls, "__dataclass_fields__", ()), *getattr(cls, "_fields", ())}
-    shown = [name for name in vars(cls) if not name.startswith("_") and name not in fields]
-    shown += ["__init__"] if {"__new__", "__init__"} <= vars(cls).keys() else []
-    members = [(name, vars(cls)[name]) for name in sorted(shown)]
+    own = {
+        name: member
+        for base in reversed(cls.__mro__)
+        if base.__module__.startswith("crosstrain")
+        for name, member in vars(base).items()
+    }
+    shown = [name for name in own if not name.startswith("_") and name not in fields]
+    shown += ["__init__"] if {"__new__", "__init__"} <= own.keys() else []
+    members = [(name, own[name]) for name in sorted(shown)]
     return [f"{full}.{name}{signature(member) if callable(member) else ''}" for name, member in members]
 
 

@@ -5,7 +5,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from crosstrain.optim import Role
 
-_LEFT_OUT = ("num_batches_tracked",)
+_COUNTERS = ("num_batches_tracked",)
 _NORMS = (_NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 
 
@@ -15,11 +15,18 @@ def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Canonical name -> buffer that belongs to the model's state; counters that nothing reads are left out."""
+    """Canonical name -> buffer that belongs to the model's state, on every engine."""
+    return {name: buffer for name, buffer in _persistent(model).items() if not name.endswith(_COUNTERS)}
+
+
+def counters(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that only torch has."""
+    return {name: buffer for name, buffer in _persistent(model).items() if name.endswith(_COUNTERS)}
+
+
+def _persistent(model: nn.Module) -> dict[str, Tensor]:
     persistent = model.state_dict(keep_vars=True)
-    return {
-        name: buffer for name, buffer in model.named_buffers() if name in persistent and not name.endswith(_LEFT_OUT)
-    }
+    return {name: buffer for name, buffer in model.named_buffers() if name in persistent}
 
 
 def roles(model: nn.Module) -> dict[str, Role]:

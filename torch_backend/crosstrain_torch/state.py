@@ -1,6 +1,7 @@
 """`TorchState`: a live nn.Module and its native optimizer."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from torch import nn
 
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
-from crosstrain.state import Gradients, Snapshot, TrainState, check_names, check_slots, foreign_gradients
+from crosstrain.snapshot import LazyArrays, Snapshot, check_names, check_slots
+from crosstrain.state import Gradients, TrainState, foreign_gradients
 from crosstrain_torch import naming, optim
 from crosstrain_torch.models.layers import BatchNorm, Dropout
 from crosstrain_torch.precision import param_dtype
@@ -43,7 +45,7 @@ class TorchState(TrainState):
         model.to(device=device, dtype=param_dtype(precision))
         if any(isinstance(module, nn.Conv2d) for module in model.modules()):
             model.to(memory_format=torch.channels_last)
-        self._model = model.train()
+        self._model, self._device = model.train(), device
         for module in model.modules():
             if isinstance(module, BatchNorm):
                 module.group = group
@@ -121,17 +123,16 @@ class TorchState(TrainState):
         _copy(grads, values)
         return TorchGradients(list(self.params), [grads.get(name) for name in self.params])
 
-    def snapshot(self) -> Snapshot:
+    def view(self) -> Snapshot:
         """See `crosstrain.TrainState`."""
+        counters = naming.counters(self._model) | _generators(self._device)
         return Snapshot(
             step=self._step,
-            params={name: to_numpy(param) for name, param in self.params.items()},
-            buffers={name: to_numpy(buffer) for name, buffer in naming.buffers(self._model).items()},
-            moments={
-                slot: {name: to_numpy(moment) for name, moment in kept.items()}
-                for slot, kept in self._moments().items()
-            },
-            averages={name: to_numpy(average) for name, average in self.averages.items()},
+            params=lazily(self.params),
+            buffers=lazily(naming.buffers(self._model)),
+            moments={slot: lazily(kept) for slot, kept in self._moments().items()},
+            averages=lazily(self.averages),
+            native={f"torch/{name}": to_numpy(values) for name, values in counters.items()},
         )
 
     def load(self, snapshot: Snapshot) -> None:
@@ -146,6 +147,7 @@ class TorchState(TrainState):
         _copy(self.params, snapshot.params)
         _copy(buffers, snapshot.buffers)
         self._load_moments(snapshot)
+        self._load_native(snapshot)
         self._step = snapshot.step
 
     def _owns(self, gradients: TorchGradients) -> bool:
@@ -166,9 +168,31 @@ class TorchState(TrainState):
             _copy(kept, snapshot.moments[slot])
         optim.set_counters(self.optimizer, self.native_optimizer, snapshot.step)
 
+    def _load_native(self, snapshot: Snapshot) -> None:
+        counters = naming.counters(self._model)
+        _copy(
+            {name: each for name, each in counters.items() if f"torch/{name}" in snapshot.native},
+            {name.removeprefix("torch/"): values for name, values in snapshot.native.items()},
+        )
+        for name, set_state in (("cpu", torch.set_rng_state), ("cuda", torch.cuda.set_rng_state)):
+            words = snapshot.native.get(f"torch/generator.{name}")
+            if words is not None and (name == "cpu" or self._device.type == "cuda"):
+                set_state(torch.from_numpy(np.array(words)))
+
+
+def _generators(device: torch.device) -> dict[str, torch.Tensor]:
+    """States of the generators that a user's own layers draw from."""
+    states = {"generator.cpu": torch.get_rng_state()}
+    return states | ({"generator.cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
 
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def lazily(tensors: Mapping[str, torch.Tensor]) -> LazyArrays:
+    """Tensors by canonical name, copied to the host when asked for."""
+    return LazyArrays({name: (tuple(each.shape), partial(to_numpy, each)) for name, each in tensors.items()})
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -176,10 +200,10 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
-    return np.array(tensor.cpu().numpy())
+    return np.array(tensor.cpu().numpy(), order="C")
 
 
 @torch.no_grad()
 def _copy(targets: Mapping[str, torch.Tensor], values: Mapping[str, np.ndarray]) -> None:
     for name, target in targets.items():
-        target.copy_(torch.from_numpy(np.ascontiguousarray(values[name])))
+        target.copy_(torch.from_numpy(np.require(values[name], requirements=["C", "W"])))

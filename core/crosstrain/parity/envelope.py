@@ -17,7 +17,7 @@ from crosstrain.parity.findings import Finding, differences
 from crosstrain.parity.side import Live, Side
 from crosstrain.parity.verdict import checked_steps
 from crosstrain.random import philox, uniform
-from crosstrain.state import Snapshot
+from crosstrain.snapshot import Snapshot
 
 ULP = {"fp32": 2.0**-23, "bf16": 2.0**-8}
 FACTOR = 4.0

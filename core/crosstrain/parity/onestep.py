@@ -9,7 +9,7 @@ from crosstrain.data.sources import Arrays
 from crosstrain.parity.findings import Finding, differences, exceeding, tensor_difference
 from crosstrain.parity.side import Live
 from crosstrain.probe import Probe
-from crosstrain.state import Snapshot
+from crosstrain.snapshot import Snapshot
 
 _VANISHING = 1e-3
 """Gradients are measured against at least this share of the largest gradient: below it they may be all cancellation."""

@@ -12,7 +12,7 @@ from crosstrain.metrics import Metrics
 from crosstrain.optim import OptimizerSpec
 from crosstrain.parity.names import Names, Part
 from crosstrain.probe import ModuleSettings, Probe
-from crosstrain.state import Snapshot
+from crosstrain.snapshot import Snapshot
 from crosstrain.step import LossFn, StepOptions
 
 

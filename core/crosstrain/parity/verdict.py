@@ -15,7 +15,7 @@ from crosstrain.parity.findings import Finding
 from crosstrain.parity.onestep import FLOAT64, OneStep, one_step
 from crosstrain.parity.side import Live, Side
 from crosstrain.parity.static import compare_static
-from crosstrain.state import Snapshot
+from crosstrain.snapshot import Snapshot
 
 _ORDER = ("data", "settings", "schedule", "activation", "loss", "backward", "optimizer", "step")
 

@@ -1,0 +1,119 @@
+"""`checkpoint.json`: what a checkpoint is of, and which files hold it. Plain JSON, checked before anything is used."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crosstrain._version import __version__
+from crosstrain.checkpoint.shards import Shard
+from crosstrain.errors import CheckpointError
+
+NAME = "checkpoint.json"
+FORMAT = 1
+_MAX_BYTES = 64 << 20
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
+_SECTION = re.compile(r"params|buffers|averages|native|moments/[a-z0-9_]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What `checkpoint.json` says.
+
+    Attributes:
+        step: optimizer steps taken.
+        backend: the engine that wrote it.
+        seed: of the run: weights, data order, dropout.
+        precision: the types of the run.
+        optimizer: the spec, as `describe` writes it; None for a state without one.
+        sections: `params`, `buffers`, `averages`, `native` or `moments/SLOT` -> the files that hold it.
+        data: position in the data, as `Loader.state_dict` gives it; None where no loader was given.
+        config: whatever the run wanted to keep.
+        crosstrain: the version that wrote it.
+        format: version of this file's form.
+    """
+
+    step: int
+    backend: str
+    seed: int
+    precision: Mapping[str, Any]
+    optimizer: Mapping[str, Any] | None
+    sections: Mapping[str, tuple[Shard, ...]]
+    data: Mapping[str, Any] | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    crosstrain: str = __version__
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """The text of the file.
+
+        Raises:
+            CheckpointError: `config` or `data` holds what JSON cannot.
+        """
+        try:
+            return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"config must hold only what JSON can (dicts, lists, strings, finite numbers), got {error}."
+            ) from error
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """All files."""
+        return tuple(shard for shards in self.sections.values() for shard in shards)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a checkpoint's directory.
+
+    Raises:
+        CheckpointError: no such checkpoint, or a manifest that is damaged or from a later version.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise CheckpointError(f"a checkpoint must be a directory with a {NAME}, got {folder}, which has none.")
+    if path.stat().st_size > _MAX_BYTES:
+        raise CheckpointError(f"{path} must have at most {_MAX_BYTES} bytes, got {path.stat().st_size}.")
+    try:
+        return _parse(json.loads(path.read_text(encoding="utf-8")))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} must be what crosstrain wrote, got {type(error).__name__}: {str(error)[:200]}. "
+            "It is damaged: restore an earlier checkpoint."
+        ) from error
+
+
+def _parse(values: dict[str, Any]) -> Manifest:
+    if values["format"] != FORMAT:
+        raise CheckpointError(
+            f"format must be {FORMAT}, got format={values['format']!r}, written by crosstrain {values['crosstrain']}. "
+            "Use that version or a later one."
+        )
+    if type(values["step"]) is not int or values["step"] < 0:
+        raise CheckpointError(f"step must be an integer of at least 0, got step={values['step']!r}.")
+    sections = {name: tuple(map(_shard, shards)) for name, shards in values["sections"].items()}
+    unknown = [name for name in sections if not _SECTION.fullmatch(name)]
+    if unknown or "params" not in sections:
+        raise CheckpointError(f"sections must be params and others that crosstrain knows, got {sorted(sections)}.")
+    return Manifest(**{**values, "sections": sections})
+
+
+def _shard(values: dict[str, Any]) -> Shard:
+    if not _FILE.fullmatch(values["file"]):
+        raise CheckpointError(f"file must be a safetensors file in this directory, got file={values['file']!r}.")
+    return Shard(**{**values, "names": tuple(map(str, values["names"]))})
+
+
+def describe(spec: Any) -> Any:
+    """A spec as JSON: its type and fields, all the way down."""
+    if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
+        values = {each.name: describe(getattr(spec, each.name)) for each in dataclasses.fields(spec)}
+        return {"type": type(spec).__name__, **values}
+    if isinstance(spec, list | tuple):
+        return [describe(each) for each in spec]
+    return spec if isinstance(spec, str | int | float | bool | None) else repr(spec)

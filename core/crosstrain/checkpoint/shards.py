@@ -1,0 +1,133 @@
+"""Arrays in safetensors files: written and read one array or one file at a time, with a checksum for each file."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from crosstrain.errors import CheckpointError
+from crosstrain.snapshot import LazyArrays
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """One file of arrays.
+
+    Attributes:
+        file: its name in the checkpoint's directory.
+        sha256: of its bytes, hexadecimal.
+        size: in bytes.
+        names: of the arrays in it.
+    """
+
+    file: str
+    sha256: str
+    size: int
+    names: tuple[str, ...]
+
+
+def write_shards(folder: Path, stem: str, arrays: Iterable[tuple[str, np.ndarray]], shard_bytes: int) -> list[Shard]:
+    """Writes arrays to `stem-00001.safetensors` and so on, each of at most `shard_bytes` (or one array)."""
+    return [
+        _write(folder / f"{stem}-{index:05d}.safetensors", group)
+        for index, group in enumerate(_groups(arrays, shard_bytes), start=1)
+    ]
+
+
+def read_shards(folder: Path, shards: Iterable[Shard]) -> LazyArrays:
+    """All arrays of some files, read from them when asked for.
+
+    Raises:
+        CheckpointError: a file that is missing, truncated or no safetensors file, or arrays that are not in it.
+    """
+    readers: dict[str, tuple[tuple[int, ...], Callable[[], np.ndarray]]] = {}
+    for shard in shards:
+        path = folder / shard.file
+        shapes = _shapes(path)
+        missing = sorted(set(shard.names) - set(shapes))
+        if missing:
+            raise CheckpointError(f"{path} must hold the arrays {', '.join(missing[:3])}, got a file without them.")
+        readers |= {name: (shapes[name], partial(_read, path, name)) for name in shard.names}
+    return LazyArrays(readers)
+
+
+def verify_shard(folder: Path, shard: Shard) -> None:
+    """Reads a file and compares its size and checksum.
+
+    Raises:
+        CheckpointError: names the file that is missing or damaged.
+    """
+    path = folder / shard.file
+    if not path.is_file():
+        raise CheckpointError(f"{path} must exist, but is missing. Restore an earlier checkpoint.")
+    if path.stat().st_size != shard.size:
+        raise CheckpointError(
+            f"{path} must have {shard.size} bytes, got {path.stat().st_size}: it is truncated or was written over. "
+            "Restore an earlier checkpoint."
+        )
+    found = _digest(path)
+    if found != shard.sha256:
+        raise CheckpointError(
+            f"{path} must have the checksum {shard.sha256[:12]}, got {found[:12]}: it is damaged. "
+            "Restore an earlier checkpoint."
+        )
+
+
+def _groups(arrays: Iterable[tuple[str, np.ndarray]], limit: int) -> Iterator[dict[str, np.ndarray]]:
+    group: dict[str, np.ndarray] = {}
+    size = 0
+    for name, array in arrays:
+        if group and size + array.nbytes > limit:
+            yield group
+            group, size = {}, 0
+        group[name] = array
+        size += array.nbytes
+    if group:
+        yield group
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> Shard:
+    # The library writes memory as it lies, whatever the strides say.
+    safetensors.numpy.save_file({name: np.require(array, requirements="C") for name, array in arrays.items()}, path)
+    # The library makes files that only their owner may read; the directory knows who may.
+    path.chmod(path.parent.stat().st_mode & 0o666)
+    sync(path)
+    return Shard(file=path.name, sha256=_digest(path), size=path.stat().st_size, names=tuple(arrays))
+
+
+def sync(path: Path) -> None:
+    """Returns once a file or a directory is on the disk, as far as the system says."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} must exist, but is missing. Restore an earlier checkpoint.") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} must be a safetensors file, got one that cannot be read ({error}): it is truncated or damaged. "
+            "Restore an earlier checkpoint."
+        ) from error
+
+
+def _read(path: Path, name: str) -> np.ndarray:
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return file.get_tensor(name)

@@ -1,0 +1,111 @@
+"""`Snapshot`: a state's arrays on the host, under canonical names, and the checks before they are put back."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from crosstrain.errors import ConfigError
+
+
+class LazyArrays(Mapping[str, np.ndarray]):
+    """Arrays that are read one by one, when asked for, and not kept: a model need not fit into host memory twice.
+
+    Args:
+        readers: name -> (shape, function that reads the array).
+    """
+
+    def __init__(self, readers: Mapping[str, tuple[tuple[int, ...], Callable[[], np.ndarray]]]) -> None:
+        self._readers = readers
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._readers[name][1]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an array, without reading it."""
+        return self._readers[name][0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A copy of a `TrainState` on the host that no later step changes.
+
+    Attributes:
+        step: how many optimizer steps the state had taken.
+        params: canonical name -> value, canonical layout, in the type of the parameter.
+        buffers: the same for what is not trained but belongs to the model (running statistics).
+        moments: slot (`momentum`, `first_moment`, `second_moment`, ...) -> canonical name -> value; a slot covers the
+            parameters that have such a moment.
+        averages: the averaged weights, where the state keeps an average.
+        native: what only one engine has, under names that begin with that engine's: random keys of the user's own
+            layers, counters. The other engine leaves it out.
+    """
+
+    step: int
+    params: Mapping[str, np.ndarray]
+    buffers: Mapping[str, np.ndarray]
+    moments: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    averages: Mapping[str, np.ndarray] = field(default_factory=dict)
+    native: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def copy(self) -> "Snapshot":
+        """With all arrays in memory."""
+        return Snapshot(
+            step=self.step,
+            params=dict(self.params),
+            buffers=dict(self.buffers),
+            moments={slot: dict(values) for slot, values in self.moments.items()},
+            averages=dict(self.averages),
+            native=dict(self.native),
+        )
+
+
+def check_slots(kept: Mapping[str, Mapping[str, tuple[int, ...]]], snapshot: Snapshot) -> None:
+    """Refuses the moments of an optimizer that keeps others; `kept` has their shapes.
+
+    Raises:
+        ConfigError: says which are missing, and how to take over the rest.
+    """
+    missing = sorted(set(kept) - set(snapshot.moments))
+    if snapshot.moments and missing:
+        raise ConfigError(
+            f"the snapshot's moments must be those of this state's optimizer, missing: {', '.join(missing)}, "
+            f"got {', '.join(sorted(snapshot.moments))}. "
+            "To take over all but the moments: state.load(dataclasses.replace(snapshot, moments={}))."
+        )
+    for slot, shapes in kept.items():
+        if snapshot.moments:
+            check_names(slot, shapes, snapshot.moments[slot])
+
+
+def check_names(what: str, expected: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray]) -> None:
+    """Refuses a snapshot whose names or shapes differ from the model's.
+
+    Raises:
+        ConfigError: names which differences there are.
+    """
+    missing = sorted(set(expected) - set(given))
+    unknown = sorted(set(given) - set(expected))
+    if missing or unknown:
+        raise ConfigError(
+            f"the snapshot's {what} must be those of this model, missing: {_some(missing)}, unknown: {_some(unknown)}. "
+            "Load it into the model that it was taken from."
+        )
+    for name, shape in expected.items():
+        found = given.shape(name) if isinstance(given, LazyArrays) else tuple(given[name].shape)
+        if found != shape:
+            raise ConfigError(
+                f"{name} must have shape {shape}, got {found} in the snapshot's {what}. "
+                "The model's configuration differs from the one the snapshot was taken from."
+            )
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    shown = ", ".join(names[:limit]) or "none"
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

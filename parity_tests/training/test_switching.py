@@ -1,0 +1,44 @@
+"""A run that changes its engine in the middle is the run that does not."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import crosstrain as ct
+
+from .matrix import FLOAT64_LIMIT, MODELS, OPTIMIZERS, batch_of, loss_fn
+
+STEPS, PART = 30, 10
+ENGINES = ("torch", "jax", "torch")
+
+
+@functools.cache
+def accelerator_of(backend: str) -> ct.Accelerator:
+    return ct.Accelerator(backend, precision="fp64")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("model", ["mlp", "resnet9", "gpt"])
+def test_torch_then_jax_then_torch(model: str, optimizer: str, tmp_path: Path) -> None:
+    whole, weights = losses(model, optimizer, ("torch",) * 3, tmp_path / "torch")
+    mixed, others = losses(model, optimizer, ENGINES, tmp_path / "mixed")
+    np.testing.assert_allclose(mixed, whole, rtol=FLOAT64_LIMIT)
+    for name, values in weights.params.items():
+        np.testing.assert_allclose(others.params[name], values, rtol=0, atol=FLOAT64_LIMIT * np.abs(values).max())
+
+
+def losses(model: str, optimizer: str, engines: tuple[str, ...], folder: Path) -> tuple[np.ndarray, ct.Snapshot]:
+    """Losses of a run whose parts hand over through checkpoints, and its last state."""
+    found: list[float] = []
+    for index, backend in enumerate(engines):
+        accelerator = accelerator_of(backend)
+        built = ct.models.build(model, MODELS[model], accelerator)
+        state = accelerator.prepare(built, OPTIMIZERS[optimizer](STEPS), average=ct.ema(0.99))
+        if index:
+            accelerator.restore(folder / str(index - 1), state)
+        step = accelerator.train_step(loss_fn)
+        found += [step(state, batch_of(model, index * PART + each))["loss"] for each in range(PART)]
+        accelerator.export(state, folder / str(index))
+    return np.array(found), state.snapshot()
