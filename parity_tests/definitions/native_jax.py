@@ -5,12 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from crosstrain_jax.models.gpt import RMSNorm
-from crosstrain_jax.models.layers import BatchNorm
+from crosstrain_jax.models import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 
 
 class NormProbe(nnx.Module):
-    """A layer over `x`, shape (B, H, W, C)."""
+    """A layer over `x`, shape (B, ..., C)."""
 
     def __init__(self, layer: Any, shape: tuple[int, ...]) -> None:
         self.layer = layer
@@ -24,5 +23,13 @@ def batch_norm(shape: tuple[int, ...], *, eps: float, momentum: float) -> NormPr
     return NormProbe(BatchNorm(shape[-1], eps=eps, momentum=momentum), shape)
 
 
-def rms_norm(shape: tuple[int, ...], *, eps: float) -> NormProbe:
-    return NormProbe(RMSNorm(shape[-1], eps), shape)
+def layer_norm(shape: tuple[int, ...], **options: float) -> NormProbe:
+    return NormProbe(LayerNorm(shape[-1], **options), shape)
+
+
+def group_norm(shape: tuple[int, ...], *, groups: int, **options: float) -> NormProbe:
+    return NormProbe(GroupNorm(groups, shape[-1], **options), shape)
+
+
+def rms_norm(shape: tuple[int, ...], **options: float) -> NormProbe:
+    return NormProbe(RMSNorm(shape[-1], **options), shape)

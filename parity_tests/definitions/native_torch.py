@@ -3,12 +3,11 @@
 import torch
 from torch import nn
 
-from crosstrain_torch.models.gpt import RMSNorm
-from crosstrain_torch.models.layers import BatchNorm
+from crosstrain_torch.models import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 
 
 class NormProbe(nn.Module):
-    """A layer over `x`, shape (B, H, W, C)."""
+    """A layer over `x`, shape (B, ..., C)."""
 
     def __init__(self, layer: nn.Module, shape: tuple[int, ...], *, channels_first: bool) -> None:
         super().__init__()
@@ -18,12 +17,20 @@ class NormProbe(nn.Module):
     def forward(self) -> torch.Tensor:
         if not self.channels_first:
             return self.layer(self.x)
-        return self.layer(self.x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.layer(self.x.movedim(-1, 1)).movedim(1, -1)
 
 
 def batch_norm(shape: tuple[int, ...], *, eps: float, momentum: float) -> NormProbe:
     return NormProbe(BatchNorm(shape[-1], eps=eps, momentum=momentum), shape, channels_first=True)
 
 
-def rms_norm(shape: tuple[int, ...], *, eps: float) -> NormProbe:
-    return NormProbe(RMSNorm(shape[-1], eps), shape, channels_first=False)
+def layer_norm(shape: tuple[int, ...], **options: float) -> NormProbe:
+    return NormProbe(LayerNorm(shape[-1], **options), shape, channels_first=False)
+
+
+def group_norm(shape: tuple[int, ...], *, groups: int, **options: float) -> NormProbe:
+    return NormProbe(GroupNorm(groups, shape[-1], **options), shape, channels_first=True)
+
+
+def rms_norm(shape: tuple[int, ...], **options: float) -> NormProbe:
+    return NormProbe(RMSNorm(shape[-1], **options), shape, channels_first=False)
