@@ -12,18 +12,13 @@ from crosstrain.random import seed_key, stable_hash
 from parity_tests.reference import layers
 from parity_tests.tolerances import assert_close, bound, difference
 
-from .common import Arrays, few, native, set_params
+from .common import Arrays, few, native, project, set_params
 
 EPS = st.sampled_from([1e-5, 1e-3])
 DEFAULT_EPS = 1e-5
 MOMENTUM = {"batch_norm": {"momentum": 0.1}}
 SHAPES = st.tuples(st.integers(2, 5), st.integers(1, 4), st.integers(1, 3), st.integers(1, 6))
 RATE = 0.1
-
-
-def project(model: Any, batch: Any, ops: ct.Ops) -> ct.Loss:
-    """A loss whose gradient with respect to the layer's output is the batch's `g`."""
-    return ct.Loss((model() * batch["g"]).sum(), 1.0)
 
 
 def probe(backend: str, kind: str, shape: tuple[int, ...], seed: int, precision: str = "fp64", **options: float) -> Any:
