@@ -56,7 +56,8 @@ def test_batch_norm(backend: str, shape: tuple[int, ...], eps: float, momentum: 
         metrics, gradients = value_and_grad(state, batch)
         scale = np.abs(y * batch["g"]).sum()
         assert abs(metrics["loss"] - (y * batch["g"]).sum()) <= bound("loss") * scale
-        assert_gradients(gradients.to_host(), expected, batch["g"] * weight / np.sqrt(x.var((0, 1, 2)) + eps))
+        terms = {"x": batch["g"] * weight / layers.batch_norm_scale(x, eps=eps)}
+        assert_gradients(gradients.to_host(), expected, terms)
         state.apply_gradients(gradients)
         params = moved(params, expected)
         set_params(state, params)
@@ -68,28 +69,32 @@ def test_batch_norm(backend: str, shape: tuple[int, ...], eps: float, momentum: 
     assert difference(found["prediction"], y) <= bound("activation")
 
 
-def assert_gradients(found: Arrays, expected: Arrays, terms: np.ndarray) -> None:
-    """Parameters within the bound; the input within the bound of the largest of `terms`.
+def assert_gradients(found: Arrays, expected: Arrays, terms: Arrays) -> None:
+    """Within the bound; those in `terms` within the bound of the largest of their terms.
 
-    The gradient of the input is what is left of these terms when others are subtracted. Where little is left it is
-    small, but its rounding is that of the terms.
+    Such a gradient is what is left of these terms when others are subtracted. Where little is left it is small, but its
+    rounding is that of the terms.
     """
-    apart = np.abs(found.pop("x") - expected["x"]).max()
-    assert apart <= bound("gradient") * np.abs(terms).max()
-    assert_close(found, {name: values for name, values in expected.items() if name != "x"}, "gradient")
+    for name, each in terms.items():
+        assert np.abs(found[name] - expected[name]).max() <= bound("gradient") * np.abs(each).max(), name
+    rest = expected.keys() - terms.keys()
+    assert_close(
+        {name: found[name] for name in found.keys() - terms.keys()}, {name: expected[name] for name in rest}, "gradient"
+    )
 
 
 def options_of(kind: str, eps: float | None, groups: int) -> dict[str, Any]:
     return {"eps": eps or DEFAULT_EPS} | ({"groups": groups} if kind == "group_norm" else {})
 
 
-def pass_of(kind: str, params: Arrays, g: np.ndarray, options: dict[str, Any]) -> tuple[np.ndarray, Arrays, np.ndarray]:
-    """By the reference: the output, the gradients back from `g`, and what the gradient of the input is made of."""
+def pass_of(kind: str, params: Arrays, g: np.ndarray, options: dict[str, Any]) -> tuple[np.ndarray, Arrays, Arrays]:
+    """By the reference: the output, the gradients back from `g`, and the terms of those that are differences."""
     x, parameters = params["x"], [params[f"layer.{name}"] for name in ("weight", "bias") if f"layer.{name}" in params]
     y = getattr(layers, kind)(x, *parameters, **options)
     back = getattr(layers, f"{kind}_gradients")(x, parameters[0], g, **options)
     gradients = {"x": back.x, "layer.weight": back.weight, "layer.bias": back.bias}
-    terms = g * parameters[0] / getattr(layers, f"{kind}_scale")(x, **options)
+    scaled = g / getattr(layers, f"{kind}_scale")(x, **options)
+    terms = {"x": scaled * parameters[0], "layer.weight": np.abs(scaled * x).sum(tuple(range(x.ndim - 1)))}
     return y, {name: gradients[name] for name in params}, terms
 
 
