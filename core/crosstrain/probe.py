@@ -37,8 +37,9 @@ class ModuleSettings:
     """What a layer was configured with, in words that both engines share.
 
     Attributes:
-        kind: `linear`, `conv`, `embedding`, `layer_norm`, `rms_norm`, `batch_norm`, `group_norm` or `dropout`.
-        values: for example `eps`, `momentum` (share of the new statistics), `rate`, `stride`, `padding`.
+        kind: `linear`, `conv`, `embedding`, `layer_norm`, `rms_norm`, `batch_norm`, `group_norm`, `instance_norm` or
+            `dropout`.
+        values: for example `eps`, `momentum` (share of the new statistics), `groups`, `rate`, `stride`, `padding`.
     """
 
     kind: str

@@ -30,6 +30,7 @@ FANS = {
         2 / math.sqrt(FAN_IN) / 0.87962566103423978,
     ),
     "lecun_uniform": (init.lecun_uniform(), 1 / math.sqrt(FAN_IN), math.sqrt(3 / FAN_IN)),
+    "fan_in_uniform": (init.fan_in_uniform(FAN_IN), 1 / math.sqrt(3 * FAN_IN), 1 / math.sqrt(FAN_IN)),
     "normal": (init.normal(0.3), 0.3, math.inf),
     "truncated_normal": (init.truncated_normal(0.3), 0.3 * 0.87962566103423978, 0.6),
     "uniform": (init.uniform(0.3), 0.3 / math.sqrt(3), 0.3),

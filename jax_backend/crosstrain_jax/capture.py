@@ -10,7 +10,7 @@ from flax import nnx
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.step import LossFn
 from crosstrain_jax import naming
-from crosstrain_jax.models.layers import BatchNorm, Dropout
+from crosstrain_jax.models.layers import BatchNorm, Dropout, GroupNorm, LayerNorm
 from crosstrain_jax.objective import Batch, Program, Programs, Runtime, arrays
 from crosstrain_jax.ops import JaxOps
 from crosstrain_jax.precision import to_host
@@ -87,19 +87,30 @@ def _settings(module: nnx.Module) -> ModuleSettings | None:
             return ModuleSettings(kind="conv", values=_conv(module))
         case nnx.Embed():
             return ModuleSettings(kind="embedding")
+        case nnx.Dropout() | Dropout():
+            return ModuleSettings(kind="dropout", values={"rate": module.rate})
+    return _norm(module)
+
+
+def _norm(module: nnx.Module) -> ModuleSettings | None:
+    match module:
+        case LayerNorm():
+            return ModuleSettings(kind="layer_norm", values={"eps": module.eps})
         case nnx.LayerNorm():
             return ModuleSettings(kind="layer_norm", values={"eps": module.epsilon})
         case nnx.RMSNorm():
             return ModuleSettings(kind="rms_norm", values={"eps": module.epsilon})
+        case GroupNorm():
+            return ModuleSettings(kind="group_norm", values={"eps": module.eps, "groups": module.groups})
         case nnx.GroupNorm():
             return ModuleSettings(kind="group_norm", values={"eps": module.epsilon, "groups": module.num_groups})
+        case nnx.InstanceNorm():
+            return ModuleSettings(kind="instance_norm", values={"eps": module.epsilon, "running_statistics": False})
         case BatchNorm():
             return ModuleSettings(kind="batch_norm", values={"eps": module.eps, "momentum": module.momentum})
         case nnx.BatchNorm():
             momentum = round(1.0 - module.momentum, 12)  # flax counts the share of the old statistics
             return ModuleSettings(kind="batch_norm", values={"eps": module.epsilon, "momentum": momentum})
-        case nnx.Dropout() | Dropout():
-            return ModuleSettings(kind="dropout", values={"rate": module.rate})
     if type(module).__name__ == "RMSNorm":
         return ModuleSettings(kind="rms_norm", values={"eps": getattr(module, "eps", "machine")})
     return None
@@ -135,7 +146,7 @@ def change_setting(model: nnx.Module, path: str, name: str, value: Any) -> bool:
     owners = {".".join(str(part) for part in each): module for each, module in nnx.iter_modules(model)}
     module = owners[path]
     match module, name:
-        case ((nnx.LayerNorm() | nnx.RMSNorm() | nnx.GroupNorm() | nnx.BatchNorm()), "eps"):
+        case (_, "eps") if hasattr(module, "epsilon"):  # flax's norms
             module.epsilon = value
         case nnx.BatchNorm(), "momentum":
             module.momentum = 1.0 - value

@@ -24,7 +24,7 @@ from flax import nnx
 
 from crosstrain.optim import Role
 
-_NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm)
+_NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.InstanceNorm)
 
 
 @dataclass(frozen=True, slots=True)

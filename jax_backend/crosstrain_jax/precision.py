@@ -26,6 +26,11 @@ def casts(precision: Precision) -> bool:
     return precision.compute_dtype != precision.param_dtype
 
 
+def wide_dtype(values: jax.Array) -> jnp.dtype:
+    """The type of statistics over `values`: float32, or theirs where it is wider."""
+    return jnp.promote_types(values.dtype, jnp.float32)
+
+
 def compute_params(leaves: Sequence[jax.Array], precision: Precision) -> tuple[jax.Array, ...]:
     """Parameters in the compute type; gradients flow back to the originals."""
     dtype = DTYPES[precision.compute_dtype]

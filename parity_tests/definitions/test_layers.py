@@ -12,21 +12,18 @@ from crosstrain.random import seed_key, stable_hash
 from parity_tests.reference import layers
 from parity_tests.tolerances import assert_close, bound, difference
 
-from .common import Arrays, few, native, set_params
+from .common import Arrays, few, native, project, set_params
 
 EPS = st.sampled_from([1e-5, 1e-3])
+DEFAULT_EPS = 1e-5
+MOMENTUM = {"batch_norm": {"momentum": 0.1}}
 SHAPES = st.tuples(st.integers(2, 5), st.integers(1, 4), st.integers(1, 3), st.integers(1, 6))
 RATE = 0.1
 
 
-def project(model: Any, batch: Any, ops: ct.Ops) -> ct.Loss:
-    """A loss whose gradient with respect to the layer's output is the batch's `g`."""
-    return ct.Loss((model() * batch["g"]).sum(), 1.0)
-
-
-def probe(backend: str, kind: str, shape: tuple[int, ...], seed: int, **options: float) -> Any:
+def probe(backend: str, kind: str, shape: tuple[int, ...], seed: int, precision: str = "fp64", **options: float) -> Any:
     """An accelerator, a state over a layer with weights and input from `seed`, and those weights."""
-    accelerator = ct.Accelerator(backend, precision="fp64")
+    accelerator = ct.Accelerator(backend, precision=precision)
     layer = getattr(native(backend), kind)(shape, **options)
     state = accelerator.prepare(layer, ct.sgd(RATE))
     generator = np.random.default_rng(seed)
@@ -59,7 +56,8 @@ def test_batch_norm(backend: str, shape: tuple[int, ...], eps: float, momentum: 
         metrics, gradients = value_and_grad(state, batch)
         scale = np.abs(y * batch["g"]).sum()
         assert abs(metrics["loss"] - (y * batch["g"]).sum()) <= bound("loss") * scale
-        assert_gradients(gradients.to_host(), expected, batch["g"] * weight / np.sqrt(x.var((0, 1, 2)) + eps))
+        terms = {"x": batch["g"] * weight / layers.batch_norm_scale(x, eps=eps)}
+        assert_gradients(gradients.to_host(), expected, terms)
         state.apply_gradients(gradients)
         params = moved(params, expected)
         set_params(state, params)
@@ -71,28 +69,92 @@ def test_batch_norm(backend: str, shape: tuple[int, ...], eps: float, momentum: 
     assert difference(found["prediction"], y) <= bound("activation")
 
 
-def assert_gradients(found: Arrays, expected: Arrays, terms: np.ndarray) -> None:
-    """Parameters within the bound; the input within the bound of the largest of `terms`.
+def assert_gradients(found: Arrays, expected: Arrays, terms: Arrays) -> None:
+    """Within the bound; those in `terms` within the bound of the largest of their terms.
 
-    The gradient of the input is what is left of these terms when others are subtracted. Where little is left it is
-    small, but its rounding is that of the terms.
+    Such a gradient is what is left of these terms when others are subtracted. Where little is left it is small, but its
+    rounding is that of the terms.
     """
-    apart = np.abs(found.pop("x") - expected["x"]).max()
-    assert apart <= bound("gradient") * np.abs(terms).max()
-    assert_close(found, {name: values for name, values in expected.items() if name != "x"}, "gradient")
+    for name, each in terms.items():
+        assert np.abs(found[name] - expected[name]).max() <= bound("gradient") * np.abs(each).max(), name
+    rest = expected.keys() - terms.keys()
+    assert_close(
+        {name: found[name] for name in found.keys() - terms.keys()}, {name: expected[name] for name in rest}, "gradient"
+    )
 
 
+def options_of(kind: str, eps: float | None, groups: int) -> dict[str, Any]:
+    return {"eps": eps or DEFAULT_EPS} | ({"groups": groups} if kind == "group_norm" else {})
+
+
+def pass_of(kind: str, params: Arrays, g: np.ndarray, options: dict[str, Any]) -> tuple[np.ndarray, Arrays, Arrays]:
+    """By the reference: the output, the gradients back from `g`, and the terms of those that are differences."""
+    x, parameters = params["x"], [params[f"layer.{name}"] for name in ("weight", "bias") if f"layer.{name}" in params]
+    y = getattr(layers, kind)(x, *parameters, **options)
+    back = getattr(layers, f"{kind}_gradients")(x, parameters[0], g, **options)
+    gradients = {"x": back.x, "layer.weight": back.weight, "layer.bias": back.bias}
+    scaled = g / getattr(layers, f"{kind}_scale")(x, **options)
+    terms = {"x": scaled * parameters[0], "layer.weight": np.abs(scaled * x).sum(tuple(range(x.ndim - 1)))}
+    return y, {name: gradients[name] for name in params}, terms
+
+
+@pytest.mark.parametrize("kind", ["layer_norm", "group_norm", "rms_norm"])
 @few
-@given(shape=SHAPES, eps=EPS, seed=st.integers(0, 99))
-def test_rms_norm(backend: str, shape: tuple[int, ...], eps: float, seed: int) -> None:
-    accelerator, state, params = probe(backend, "rms_norm", shape, seed, eps=eps)
+@given(
+    examples=st.integers(1, 4),
+    positions=st.lists(st.integers(1, 3), max_size=2),
+    groups=st.integers(1, 3),
+    width=st.integers(1, 4),
+    eps=st.sampled_from([None, 1e-6, 1e-3, 0.1]),
+    seed=st.integers(0, 99),
+)
+def test_norms_without_running_statistics(
+    backend: str, kind: str, examples: int, positions: list[int], groups: int, width: int, eps: float | None, seed: int
+) -> None:
+    shape = (examples, *positions, groups * width)
+    options = options_of(kind, eps, groups)
+    own = {name: value for name, value in options.items() if name != "eps" or eps is not None}
+    accelerator, state, params = probe(backend, kind, shape, seed, **own)
     (batch,) = projections(shape, 1)
-    back = layers.rms_norm_gradients(params["x"], params["layer.weight"], batch["g"], eps=eps)
-    _, gradients = accelerator.value_and_grad(project)(state, batch)
-    terms = batch["g"] * params["layer.weight"] / np.sqrt((params["x"] ** 2).mean(-1, keepdims=True) + eps)
-    assert_gradients(gradients.to_host(), {"x": back.x, "layer.weight": back.weight}, terms)
-    found = accelerator.predict_step(lambda model, batch, ops: model())(state, batch)["prediction"]
-    assert difference(found, layers.rms_norm(params["x"], params["layer.weight"], eps=eps)) <= bound("activation")
+    y, gradients, terms = pass_of(kind, params, batch["g"], options)
+    found = accelerator.probe_step(project)(state, batch)
+    assert difference(found.activations[""], y) <= bound("activation")
+    assert_gradients(dict(found.gradients), gradients, terms)
+
+
+@pytest.mark.parametrize("kind", ["layer_norm", "group_norm", "batch_norm"])
+@pytest.mark.parametrize("positions", [(6, 5), (1, 1)], ids=str)
+def test_a_large_mean_cancels_nothing_in_float32(backend: str, kind: str, positions: tuple[int, int]) -> None:
+    """Neither forwards nor backwards; the mean of squares minus the squared mean would lose every digit of y."""
+    shape, groups = (16, *positions, 32), 4
+    options = options_of(kind, None, groups)
+    accelerator, state, params = probe(backend, kind, shape, 0, "fp32", **options, **MOMENTUM.get(kind, {}))
+    params["x"] = np.random.default_rng(0).normal(1e3, 1.0, shape)
+    params = {name: values.astype(np.float32).astype(np.float64) for name, values in params.items()}
+    set_params(state, params)
+    batch = {"g": np.random.default_rng(1).normal(size=shape).astype(np.float32)}
+    y, gradients, _ = pass_of(kind, params, batch["g"].astype(np.float64), options)
+    found = accelerator.probe_step(project)(state, batch)
+    assert difference(found.activations[""], y) <= bound("norm at mean 1e3", "float32")
+    assert_close(dict(found.gradients), gradients, "norm at mean 1e3", "float32")
+    assert difference(by_squares(kind, params, options), y) > 10 * bound("norm at mean 1e3", "float32")
+
+
+def by_squares(kind: str, params: Arrays, options: dict[str, Any]) -> np.ndarray:
+    """The norm in float32 with the variance as mean(x^2) - mean(x)^2, which the definitions do not allow."""
+    x, weight, bias = (params[name].astype(np.float32) for name in ("x", "layer.weight", "layer.bias"))
+    rows = x.reshape(*x.shape[:-1], options.get("groups", 1), -1)
+    axes = {"layer_norm": (-1,), "group_norm": (1, 2, 4), "batch_norm": (0, 1, 2)}[kind]
+    mean = rows.mean(axes, keepdims=True)
+    variance = np.maximum((rows * rows).mean(axes, keepdims=True) - mean * mean, np.float32(0))
+    normed = ((rows - mean) / np.sqrt(variance + np.float32(options["eps"]))).reshape(x.shape)
+    return (normed * weight + bias).astype(np.float64)
+
+
+@pytest.mark.parametrize("groups", [0, -1, 3, 16])
+def test_groups_that_do_not_divide_the_channels_are_refused(backend: str, groups: int) -> None:
+    with pytest.raises(ct.ConfigError, match=f"got groups={groups} for 8 channels"):
+        native(backend).group_norm((2, 8), groups=groups)
 
 
 def test_batch_norm_inside_its_model(backend: str) -> None:

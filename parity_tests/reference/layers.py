@@ -25,6 +25,11 @@ def batch_norm_evaluation(x: Array, weight: Array, bias: Array, mean: Array, var
     return (x - mean) / np.sqrt(var + eps) * weight + bias
 
 
+def batch_norm_scale(x: Array, *, eps: float) -> Array:
+    """What the centred input is divided by."""
+    return np.sqrt(x.var((0, 1, 2)) + eps)
+
+
 def running_statistics(x: Array, mean: Array, var: Array, *, momentum: float) -> tuple[Array, Array]:
     """torch's form: running = (1 - momentum) running + momentum new, with the unbiased variance of the batch."""
     new_mean, new_var = x.mean((0, 1, 2)), x.var((0, 1, 2), ddof=1)
@@ -34,20 +39,73 @@ def running_statistics(x: Array, mean: Array, var: Array, *, momentum: float) ->
 def batch_norm_gradients(x: Array, weight: Array, g: Array, *, eps: float) -> NormGradients:
     """Ioffe and Szegedy 2015, section 3: back from `g`, the gradient of the output, through mean and variance."""
     axes = (0, 1, 2)
-    std = np.sqrt(x.var(axes) + eps)
+    std = batch_norm_scale(x, eps=eps)
     xhat, dxhat = (x - x.mean(axes)) / std, g * weight
     dx = (dxhat - dxhat.mean(axes) - xhat * (dxhat * xhat).mean(axes)) / std
     return NormGradients(dx, (g * xhat).sum(axes), g.sum(axes))
 
 
+def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
+    """Ba, Kiros and Hinton 2016, over the last dimension, with the biased variance."""
+    return (x - x.mean(-1, keepdims=True)) / layer_norm_scale(x, eps=eps) * weight + bias
+
+
+def layer_norm_scale(x: Array, *, eps: float) -> Array:
+    """What the centred input is divided by."""
+    return np.sqrt(x.var(-1, keepdims=True) + eps)
+
+
+def layer_norm_gradients(x: Array, weight: Array, g: Array, *, eps: float) -> NormGradients:
+    """Back from `g` through mean and variance, as in `batch_norm_gradients`."""
+    scale, axes = layer_norm_scale(x, eps=eps), tuple(range(x.ndim - 1))
+    xhat, dxhat = (x - x.mean(-1, keepdims=True)) / scale, g * weight
+    dx = (dxhat - dxhat.mean(-1, keepdims=True) - xhat * (dxhat * xhat).mean(-1, keepdims=True)) / scale
+    return NormGradients(dx, (g * xhat).sum(axes), g.sum(axes))
+
+
+def group_norm(x: Array, weight: Array, bias: Array, *, groups: int, eps: float) -> Array:
+    """Wu and He 2018, on (B, ..., C): each example and group of neighbouring channels is one row of a LayerNorm."""
+    rows = _rows(x, groups)
+    return _unrows(layer_norm(rows, np.ones(1), np.zeros(1), eps=eps), x.shape) * weight + bias
+
+
+def group_norm_scale(x: Array, *, groups: int, eps: float) -> Array:
+    """What the centred input is divided by, in the shape of `x`."""
+    rows = _rows(x, groups)
+    return _unrows(np.broadcast_to(layer_norm_scale(rows, eps=eps), rows.shape), x.shape)
+
+
+def group_norm_gradients(x: Array, weight: Array, g: Array, *, groups: int, eps: float) -> NormGradients:
+    """Back from `g`: the input's as in the LayerNorm of the rows, the parameters' summed over all but channels."""
+    back = layer_norm_gradients(_rows(x, groups), np.ones(1), _rows(g * weight, groups), eps=eps)
+    xhat, axes = group_norm(x, np.ones(1), np.zeros(1), groups=groups, eps=eps), tuple(range(x.ndim - 1))
+    return NormGradients(_unrows(back.x, x.shape), (g * xhat).sum(axes), g.sum(axes))
+
+
+def _rows(x: Array, groups: int) -> Array:
+    """(B, ..., C) -> (B, groups, all positions and the channels of one group)."""
+    channels_first = np.moveaxis(x, -1, 1)
+    return channels_first.reshape(len(x), groups, -1)
+
+
+def _unrows(rows: Array, shape: tuple[int, ...]) -> Array:
+    """Back to (B, ..., C)."""
+    return np.moveaxis(rows.reshape(shape[0], shape[-1], *shape[1:-1]), 1, -1)
+
+
 def rms_norm(x: Array, weight: Array, *, eps: float) -> Array:
     """Zhang and Sennrich 2019: x / sqrt(mean(x^2) + eps) weight over the last dimension."""
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
+    return x / rms_norm_scale(x, eps=eps) * weight
+
+
+def rms_norm_scale(x: Array, *, eps: float) -> Array:
+    """What the input is divided by."""
+    return np.sqrt((x**2).mean(-1, keepdims=True) + eps)
 
 
 def rms_norm_gradients(x: Array, weight: Array, g: Array, *, eps: float) -> NormGradients:
     """Back from `g` through the mean square; there is no bias, its gradient is empty."""
-    rms = np.sqrt((x**2).mean(-1, keepdims=True) + eps)
+    rms = rms_norm_scale(x, eps=eps)
     dx = g * weight / rms - x * (g * weight * x).mean(-1, keepdims=True) / rms**3
     return NormGradients(dx, (g * x / rms).sum(tuple(range(x.ndim - 1))), np.zeros(0))
 

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.step import LossFn
 from crosstrain_torch import naming
-from crosstrain_torch.models.layers import BatchNorm, Dropout
+from crosstrain_torch.models.layers import BatchNorm, Dropout, GroupNorm, LayerNorm
 from crosstrain_torch.objective import Batch
 from crosstrain_torch.state import TorchState, to_numpy
 from crosstrain_torch.step import Gradient, Runtime
@@ -80,16 +81,26 @@ def _settings(module: nn.Module) -> ModuleSettings | None:
             return ModuleSettings(kind="conv", values=values)
         case nn.Embedding():
             return ModuleSettings(kind="embedding")
-        case nn.LayerNorm():
-            return ModuleSettings(kind="layer_norm", values={"eps": module.eps})
-        case nn.GroupNorm():
-            return ModuleSettings(kind="group_norm", values={"eps": module.eps, "groups": module.num_groups})
-        case BatchNorm() | _BatchNorm():
-            return ModuleSettings(kind="batch_norm", values={"eps": module.eps, "momentum": module.momentum})
         case nn.Dropout():
             return ModuleSettings(kind="dropout", values={"rate": module.p})
         case Dropout():
             return ModuleSettings(kind="dropout", values={"rate": module.rate})
+    return _norm(module)
+
+
+def _norm(module: nn.Module) -> ModuleSettings | None:
+    match module:
+        case LayerNorm() | nn.LayerNorm():
+            return ModuleSettings(kind="layer_norm", values={"eps": module.eps})
+        case GroupNorm():
+            return ModuleSettings(kind="group_norm", values={"eps": module.eps, "groups": module.groups})
+        case nn.GroupNorm():
+            return ModuleSettings(kind="group_norm", values={"eps": module.eps, "groups": module.num_groups})
+        case _InstanceNorm():
+            values = {"eps": module.eps, "running_statistics": module.track_running_stats}
+            return ModuleSettings(kind="instance_norm", values=values)
+        case BatchNorm() | _BatchNorm():
+            return ModuleSettings(kind="batch_norm", values={"eps": module.eps, "momentum": module.momentum})
     if isinstance(module, nn.RMSNorm) or type(module).__name__ == "RMSNorm":
         return ModuleSettings(kind="rms_norm", values={"eps": getattr(module, "eps", None) or "machine"})
     return None

@@ -25,6 +25,11 @@ def casts(precision: Precision) -> bool:
     return precision.casting == "cast" and precision.compute_dtype != precision.param_dtype
 
 
+def wide_dtype(values: torch.Tensor) -> torch.dtype:
+    """The type of statistics over `values`: float32, or theirs where it is wider."""
+    return torch.promote_types(values.dtype, torch.float32)
+
+
 def compute_params(
     model: nn.Module, precision: Precision, prefix: str, replaced: Mapping[int, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:

@@ -1,8 +1,8 @@
-"""Checks of model inputs that need only shapes and types, so that they run before any device does."""
+"""Checks of layers and model inputs that need only shapes and types, so that they run before any device does."""
 
 from typing import Any
 
-from crosstrain.errors import ModelError
+from crosstrain.errors import ConfigError, ModelError
 
 
 def require_floating(name: str, values: Any, is_floating: bool) -> None:
@@ -53,4 +53,17 @@ def require_length(values: Any, longest: int) -> None:
         raise ModelError(
             f"tokens must have at most max_seq_len={longest} positions, got {values.shape[1]}. "
             "Use shorter windows, or a larger max_seq_len."
+        )
+
+
+def require_groups(groups: int, channels: int) -> None:
+    """Refuses groups that do not divide the channels of a GroupNorm.
+
+    Raises:
+        ConfigError: gives both numbers.
+    """
+    if groups < 1 or channels % groups:
+        raise ConfigError(
+            f"groups must divide the channels, got groups={groups} for {channels} channels. "
+            "1 normalises all channels together, as many groups as channels each by itself."
         )

@@ -10,7 +10,7 @@ from flax import nnx
 from crosstrain.models.spec import ModelConfig
 from crosstrain_jax import naming
 from crosstrain_jax.models.gpt import GPT
-from crosstrain_jax.models.layers import BatchNorm, Dropout
+from crosstrain_jax.models.layers import BatchNorm, Dropout, GroupNorm, LayerNorm, RMSNorm
 from crosstrain_jax.models.mlp import MLP
 from crosstrain_jax.models.resnet9 import ResNet9
 from crosstrain_jax.precision import unpin_types
@@ -35,4 +35,4 @@ def build(config: ModelConfig, weights: Mapping[str, np.ndarray], dtype: jnp.dty
     return model
 
 
-__all__ = ["GPT", "MLP", "MODELS", "BatchNorm", "Dropout", "ResNet9", "build"]
+__all__ = ["GPT", "MLP", "MODELS", "BatchNorm", "Dropout", "GroupNorm", "LayerNorm", "RMSNorm", "ResNet9", "build"]

@@ -9,27 +9,8 @@ from flax import nnx
 
 from crosstrain.models.checks import require_integer, require_length, require_shape
 from crosstrain.models.gpt import GPTConfig
-from crosstrain_jax.models.layers import Dropout
-
-
-def _wide(x: jax.Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
-
-
-class RMSNorm(nnx.Module):
-    """x / sqrt(mean(x^2) + eps), in float32 or wider, cast back, then times weight (Zhang and Sennrich 2019; Llama)."""
-
-    canonical_norm = True
-
-    def __init__(self, dim: int, eps: float) -> None:
-        self.eps = eps
-        self.scale = nnx.Param(jnp.ones(dim))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., dim) -> (..., dim), in the type of `x`."""
-        wide = x.astype(_wide(x))
-        normed = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
-        return normed.astype(x.dtype) * self.scale.get_value()
+from crosstrain_jax.models.layers import Dropout, RMSNorm
+from crosstrain_jax.precision import wide_dtype
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
@@ -46,7 +27,7 @@ def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     _, length, heads, width = q.shape
     if k.shape[2] != heads:
         k, v = (jnp.repeat(x, heads // x.shape[2], axis=2) for x in (k, v))
-    scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=_wide(q)) * width**-0.5
+    scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=wide_dtype(q)) * width**-0.5
     mask = jnp.tril(jnp.ones((length, length), bool))
     weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1).astype(v.dtype)
     return jnp.einsum("bhts,bshd->bthd", weights, v)
@@ -91,9 +72,9 @@ class Block(nnx.Module):
     """Pre-norm attention and feed-forward, each added to the residual stream."""
 
     def __init__(self, config: GPTConfig, prefix: str, *, rngs: nnx.Rngs) -> None:
-        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attention_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.attention = Attention(config, rngs=rngs)
-        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.feed_forward = FeedForward(config, rngs=rngs)
         self.attention_dropout = Dropout(config.dropout, f"{prefix}.attention_dropout")
         self.ffn_dropout = Dropout(config.dropout, f"{prefix}.ffn_dropout")
@@ -112,7 +93,7 @@ class GPT(nnx.Module):
         self.tok_embeddings = nnx.Embed(config.vocab_size, config.dim, rngs=rngs)
         self.dropout = Dropout(config.dropout, "dropout")
         self.layers = nnx.List([Block(config, f"layers.{i}", rngs=rngs) for i in range(config.n_layers)])
-        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.norm = RMSNorm(config.dim, eps=config.norm_eps)
         if not config.tie_embeddings:
             self.output = nnx.Linear(config.dim, config.vocab_size, use_bias=False, rngs=rngs)
 
@@ -123,7 +104,7 @@ class GPT(nnx.Module):
         require_length(tokens, self.config.max_seq_len)
         x = self.dropout(self.tok_embeddings(tokens))
         angles = self.config.rope_angles()[: tokens.shape[1]]
-        cos, sin = jnp.asarray(np.cos(angles), _wide(x)), jnp.asarray(np.sin(angles), _wide(x))
+        cos, sin = jnp.asarray(np.cos(angles), wide_dtype(x)), jnp.asarray(np.sin(angles), wide_dtype(x))
         for layer in self.layers:
             x = layer(x, cos, sin)
         x = self.norm(x)

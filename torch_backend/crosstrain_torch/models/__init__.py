@@ -9,7 +9,7 @@ from torch import nn
 from crosstrain.models.spec import ModelConfig
 from crosstrain_torch import naming
 from crosstrain_torch.models.gpt import GPT
-from crosstrain_torch.models.layers import BatchNorm, Dropout
+from crosstrain_torch.models.layers import BatchNorm, Dropout, GroupNorm, LayerNorm, RMSNorm
 from crosstrain_torch.models.mlp import MLP
 from crosstrain_torch.models.resnet9 import ResNet9
 
@@ -25,4 +25,4 @@ def build(config: ModelConfig, weights: Mapping[str, np.ndarray], dtype: torch.d
     return model
 
 
-__all__ = ["GPT", "MLP", "MODELS", "BatchNorm", "Dropout", "ResNet9", "build"]
+__all__ = ["GPT", "MLP", "MODELS", "BatchNorm", "Dropout", "GroupNorm", "LayerNorm", "RMSNorm", "ResNet9", "build"]

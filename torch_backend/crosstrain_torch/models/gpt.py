@@ -6,24 +6,7 @@ from torch import nn
 
 from crosstrain.models.checks import require_integer, require_length, require_shape
 from crosstrain.models.gpt import GPTConfig
-from crosstrain_torch.models.layers import Dropout
-
-
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps), in float32 or wider, cast back, then times weight (Zhang and Sennrich 2019; Llama)."""
-
-    canonical_norm = True
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., dim) -> (..., dim), in the type of `x`."""
-        wide = x if x.dtype == torch.float64 else x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return normed.to(x.dtype) * self.weight
+from crosstrain_torch.models.layers import Dropout, RMSNorm
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -80,9 +63,9 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, prefix: str) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attention_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.attention = Attention(config)
-        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.feed_forward = FeedForward(config)
         self.attention_dropout = Dropout(config.dropout, f"{prefix}.attention_dropout")
         self.ffn_dropout = Dropout(config.dropout, f"{prefix}.ffn_dropout")
@@ -102,7 +85,7 @@ class GPT(nn.Module):
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.dropout = Dropout(config.dropout, "dropout")
         self.layers = nn.ModuleList(Block(config, f"layers.{i}") for i in range(config.n_layers))
-        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.output = None if config.tie_embeddings else nn.Linear(config.dim, config.vocab_size, bias=False)
         angles = torch.from_numpy(config.rope_angles())
         self.rope_cos: torch.Tensor

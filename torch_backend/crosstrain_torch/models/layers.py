@@ -1,4 +1,4 @@
-"""Layers of the paired models whose meaning torch does not give as it is: synchronised BatchNorm, counted dropout."""
+"""Layers whose meaning torch does not give as it is: normalisations as crosstrain defines them, counted dropout."""
 
 from typing import Any
 
@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from crosstrain.models.checks import require_groups
 from crosstrain.random import StepRandom, keep_threshold, stable_hash
 from crosstrain_torch.collectives import all_reduce_autograd
+from crosstrain_torch.precision import wide_dtype
 
 
 class BatchNorm(nn.Module):
@@ -52,6 +54,79 @@ class BatchNorm(nn.Module):
             self.running_var.lerp_(var * n / (n - 1), self.momentum)
         scale = torch.rsqrt(var + self.eps) * weight
         return (centred * scale[:, None, None] + bias[:, None, None]).to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the last dimension.
+
+    Definition (Ba, Kiros and Hinton 2016): y = (x - mean) / sqrt(var + eps) weight + bias, where var is the biased
+    variance, the mean of (x - mean)^2. Statistics are float32 or wider.
+    """
+
+    canonical_norm = True
+
+    def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., dim) -> (..., dim), in the type of `x`."""
+        wide = x.to(wide_dtype(x))
+        weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
+        return F.layer_norm(wide, weight.shape, weight, bias, self.eps).to(x.dtype)
+
+
+class GroupNorm(nn.Module):
+    """GroupNorm of channels-first arrays.
+
+    Definition (Wu and He 2018): y = (x - mean) / sqrt(var + eps) weight + bias, where mean and biased variance are
+    those of one example and one group, `channels / groups` neighbouring channels at all positions; weight and bias
+    belong to channels. Statistics are float32 or wider.
+
+    Raises:
+        ConfigError: `groups` does not divide `channels`.
+    """
+
+    canonical_norm = True
+
+    def __init__(self, groups: int, channels: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        require_groups(groups, channels)
+        self.groups, self.eps = groups, eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, ...) -> (B, C, ...), in the type of `x`."""
+        # In the memory format channels_last, torch's CPU kernel takes the mean of squares minus the squared mean, which
+        # loses every digit where the mean is large. With one dimension of positions there is no such format.
+        # `F.group_norm` refuses a batch of one element, whose output is the bias.
+        wide = x.to(wide_dtype(x)).unsqueeze(-1).flatten(2)
+        weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
+        return torch.group_norm(wide, self.groups, weight, bias, self.eps).to(x.dtype).reshape(x.shape)
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm over the last dimension.
+
+    Definition (Zhang and Sennrich 2019; Llama's order): y = x / sqrt(mean(x^2) + eps), in float32 or wider, cast back,
+    then times weight.
+    """
+
+    canonical_norm = True
+
+    def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., dim) -> (..., dim), in the type of `x`."""
+        wide = x.to(wide_dtype(x))
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return normed.to(x.dtype) * self.weight
 
 
 class Dropout(nn.Module):
