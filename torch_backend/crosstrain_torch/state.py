@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
 from crosstrain.snapshot import LazyArrays, Snapshot, check_names, check_slots
 from crosstrain.state import Gradients, TrainState, foreign_gradients
 from crosstrain_torch import naming, optim
-from crosstrain_torch.models.layers import BatchNorm, Dropout
+from crosstrain_torch.models.layers import BatchNorm, Dropout, synchronise
 from crosstrain_torch.precision import param_dtype
 
 
@@ -49,6 +50,8 @@ class TorchState(TrainState):
         for module in model.modules():
             if isinstance(module, BatchNorm):
                 module.group = group
+            elif group is not None and isinstance(module, _BatchNorm) and not _is_synchronised(module, device):
+                synchronise(module, group)
         self.dropouts = [m for m in model.modules() if isinstance(m, Dropout) and m.rate]
         self.params = naming.parameters(model)
         self.trained = [param for param in self.params.values() if param.requires_grad]
@@ -178,6 +181,11 @@ class TorchState(TrainState):
             words = snapshot.native.get(f"torch/generator.{name}")
             if words is not None and (name == "cpu" or self._device.type == "cuda"):
                 set_state(torch.from_numpy(np.array(words)))
+
+
+def _is_synchronised(module: _BatchNorm, device: torch.device) -> bool:
+    """torch's SyncBatchNorm works on CUDA devices only."""
+    return isinstance(module, nn.SyncBatchNorm) and device.type == "cuda"
 
 
 def _generators(device: torch.device) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """The torch engine's steps: forward, backward, exact reduction, clipping, update."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -159,6 +160,14 @@ def micro_batch_error(examples: int, count: int) -> DataError:
     )
 
 
+# torch 2.13 has a new name for it, and warns of the old one.
+_SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
+
+
 def _distribute(objective: nn.Module, others: tuple[TorchState, ...], runtime: Runtime) -> nn.Module:
     frozen = [param for other in others for param in other.model.parameters() if param.requires_grad]
     for param in frozen:
@@ -168,8 +177,8 @@ def _distribute(objective: nn.Module, others: tuple[TorchState, ...], runtime: R
             objective,
             device_ids=[runtime.device] if runtime.device.type == "cuda" else None,
             process_group=runtime.group,
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,
+            **{_SYNC_BUFFERS: False},
         )
     finally:
         for param in frozen:

@@ -27,7 +27,7 @@ def _run(folder: Path, processes: int) -> list[dict[str, np.ndarray]]:
     return [layouts.read(folder, index) for index in range(processes)]
 
 
-@pytest.mark.parametrize("kind", layouts.KINDS)
+@pytest.mark.parametrize("kind", [*layouts.KINDS, "native"])
 def test_two_processes_agree_with_one(runs: dict, kind: str) -> None:
     """Losses, norms, metrics, weights, running statistics, evaluation, and predictions in their order."""
 

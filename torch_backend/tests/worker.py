@@ -32,10 +32,37 @@ def facts(accelerator: ct.Accelerator) -> dict[str, np.ndarray]:
     }
 
 
+def native_batch_norm() -> dict[str, np.ndarray]:
+    """A user's own model with torch's BatchNorm, images first and then vectors."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, padding=1, bias=False),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(256, 8, bias=False),
+        torch.nn.BatchNorm1d(8, affine=False, momentum=None),
+        torch.nn.Linear(8, 10),
+    )
+    accelerator = ct.Accelerator("torch", precision="fp64")
+    state = accelerator.prepare(model, ct.sgd(1e-1, momentum=0.9))
+    step = accelerator.train_step(channels_first_loss)
+    loader = accelerator.loader(layouts.data_of("resnet9"), batch_size=16, shuffle=True, drop_last=True)
+    losses = [step(state, batch)["loss"] for batch in loader]
+    evaluated = accelerator.eval_step(channels_first_loss)(state, next(iter(loader)))["loss"]
+    snapshot = state.snapshot()
+    return {"loss": np.array(losses), "evaluated": np.array(evaluated), **snapshot.params, **snapshot.buffers}
+
+
+def channels_first_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor], ops: ct.Ops) -> ct.Loss:
+    return ops.cross_entropy(model(batch["image"].permute(0, 3, 1, 2)), batch["label"])
+
+
 def main(folder: str) -> None:
     results = layouts.run_all("torch")
     accelerator = ct.Accelerator("torch", precision="bf16")
     results |= {f"facts/{name}": values for name, values in facts(accelerator).items()}
+    results |= {f"native/{name}": values for name, values in native_batch_norm().items()}
     results |= refusals.collect("torch")
     index = accelerator.process_index
     accelerator.close()

@@ -1,10 +1,12 @@
 """Layers whose meaning torch does not give as it is: normalisations as crosstrain defines them, counted dropout."""
 
+from types import MethodType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from crosstrain.models.checks import require_groups
 from crosstrain.random import StepRandom, keep_threshold, stable_hash
@@ -43,17 +45,51 @@ class BatchNorm(nn.Module):
         return self._synchronised(x, weight, bias)
 
     def _synchronised(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        wide = x.to(weight.dtype)
-        count = torch.full((1,), x.numel() / x.shape[1], dtype=weight.dtype, device=x.device)
-        total = all_reduce_autograd(torch.cat([wide.sum((0, 2, 3)), count]), self.group)
-        mean, n = total[:-1] / total[-1], total[-1].detach()
-        centred = wide - mean[:, None, None]
-        var = all_reduce_autograd(centred.square().sum((0, 2, 3)), self.group) / n
+        y, mean, var = _normalise_globally(x, weight, bias, self.eps, self.group)
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * n / (n - 1), self.momentum)
-        scale = torch.rsqrt(var + self.eps) * weight
-        return (centred * scale[:, None, None] + bias[:, None, None]).to(x.dtype)
+            self.running_var.lerp_(var, self.momentum)
+        return y
+
+
+def _normalise_globally(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, group: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """BatchNorm of (B, C, ...) over the examples of all processes; mean and unbiased variance beside it."""
+    wide, axes = x.to(weight.dtype), (0, *range(2, x.ndim))
+    shape = (-1, *(1,) * (x.ndim - 2))
+    count = torch.full((1,), x.numel() / x.shape[1], dtype=weight.dtype, device=x.device)
+    total = all_reduce_autograd(torch.cat([wide.sum(axes), count]), group)
+    mean, n = total[:-1] / total[-1], total[-1].detach()
+    centred = wide - mean.reshape(shape)
+    var = all_reduce_autograd(centred.square().sum(axes), group) / n
+    scale = torch.rsqrt(var + eps) * weight
+    y = centred * scale.reshape(shape) + bias.reshape(shape)
+    return y.to(x.dtype), mean.detach(), (var * n / (n - 1)).detach()
+
+
+def synchronise(module: _BatchNorm, group: Any) -> None:
+    """Gives a user's own BatchNorm the statistics of the global batch, as every array of JAX is the global one."""
+    module.crosstrain_group = group
+    module.forward = MethodType(_forward_globally, module)
+
+
+def _forward_globally(self: Any, x: torch.Tensor) -> torch.Tensor:
+    tracks = self.running_mean is not None
+    if not self.training and tracks:
+        return type(self).forward(self, x)
+    channels, dtype = x.shape[1], x.dtype if self.weight is None else self.weight.dtype
+    weight = x.new_ones(channels, dtype=dtype) if self.weight is None else self.weight
+    bias = x.new_zeros(channels, dtype=dtype) if self.bias is None else self.bias
+    wide = wide_dtype(x)
+    y, mean, var = _normalise_globally(x, weight.to(wide), bias.to(wide), self.eps, self.crosstrain_group)
+    if self.training and tracks:
+        self.num_batches_tracked.add_(1)
+        share = 1.0 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        with torch.no_grad():
+            self.running_mean += share * (mean - self.running_mean)
+            self.running_var += share * (var - self.running_var)
+    return y
 
 
 class LayerNorm(nn.Module):
