@@ -25,6 +25,7 @@ FLOOR_ULPS = 8.0
 _VANISHING = 1e-3
 _HORIZON = 1e-5
 _QUANTILE = 0.95
+_UPDATE_SEEDS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,11 +153,15 @@ def compare_low_precision_open(
 
 def nudged(snapshot: Snapshot, ulp: float, seed: int) -> Snapshot:
     """A state whose weights are moved up or down by one unit in the last place of the compute type."""
-    params = {}
-    for name, values in snapshot.params.items():
+    return replace(snapshot, params=_nudged(snapshot.params, ulp, seed))
+
+
+def _nudged(arrays: Mapping[str, np.ndarray], ulp: float, seed: int) -> dict[str, np.ndarray]:
+    moved = {}
+    for name, values in arrays.items():
         signs = np.where(uniform(seed, f"nudge/{name}", values.shape) < 0.5, -1.0, 1.0)
-        params[name] = (values * (1.0 + ulp * signs)).astype(values.dtype)
-    return replace(snapshot, params=params)
+        moved[name] = (values * (1.0 + ulp * signs)).astype(values.dtype)
+    return moved
 
 
 def _trained_states(a: Live, start: Snapshot, count: int, apart: int) -> list[Snapshot]:
@@ -184,23 +189,35 @@ def _check(a: Live, b: Live, state: Snapshot, batch: Arrays, ulp: float, seeds: 
                 allowed[name] = max(allowed[name], value)
     measured = _against(base.loss, base.gradients, other.loss, other.gradients)
     multiples = {name: value / (FACTOR * allowed[name] + FLOOR_ULPS * ulp) for name, value in measured.items()}
-    return StepCheck(step=state.step, multiples=multiples | _updates(a, b, state, base.gradients))
+    return StepCheck(step=state.step, multiples=multiples | _updates(a, b, state, base.gradients, seeds))
 
 
-def _updates(a: Live, b: Live, state: Snapshot, gradients: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Updates from the same gradients, against the rounding of the float32 weights and of the update itself."""
-    after = []
-    for live in (a, b):
-        live.load(state)
-        live.apply(gradients)
-        after.append(live.snapshot().params)
+def _updates(a: Live, b: Live, state: Snapshot, gradients: Mapping[str, np.ndarray], seeds: int) -> dict[str, float]:
+    """Updates from the same gradients, against the rounding of weights and update, and what nudged gradients make.
+
+    Newton-Schulz in Muon enlarges small singular values, and their rounding, several hundred times.
+    """
+    ulp = ULP["fp32"]
+    own = [_update(live, state, gradients) for live in (a, b)]
+    moved = dict.fromkeys(state.params, 0.0)
+    for live, update in zip((a, b), own, strict=True):
+        for seed in range(min(seeds, _UPDATE_SEEDS)):
+            for name, other in _update(live, state, _nudged(gradients, ulp, seed)).items():
+                moved[name] = max(moved[name], float(np.abs(other - update[name]).max(initial=0.0)))
     multiples = {}
     for name, old in state.params.items():
-        x, y = after[0][name].astype(np.float64) - old, after[1][name].astype(np.float64) - old
-        ulp = ULP["fp32"]
-        allowed = FACTOR * ulp * np.abs(old).max(initial=0.0) + FACTOR * FLOOR_ULPS * ulp * np.abs(x).max(initial=0.0)
+        x, y = own[0][name], own[1][name]
+        rounding = ulp * np.abs(old).max(initial=0.0) + FLOOR_ULPS * ulp * np.abs(x).max(initial=0.0)
+        allowed = FACTOR * (rounding + moved[name])
         multiples[f"update of {name}"] = float(np.abs(x - y).max(initial=0.0) / allowed) if allowed else 0.0
     return multiples
+
+
+def _update(live: Live, state: Snapshot, gradients: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    live.load(state)
+    live.apply(gradients)
+    after = live.snapshot().params
+    return {name: after[name].astype(np.float64) - old for name, old in state.params.items()}
 
 
 def _against(
