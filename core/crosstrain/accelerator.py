@@ -311,6 +311,14 @@ class Accelerator(Inspection, abc.ABC):
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep: ...
 
     @abstractmethod
+    def _checkpoint_writer(self) -> checkpoint.Writer:
+        """What writes native checkpoints in the background."""
+
+    @abstractmethod
+    def _read_checkpoint(self, state: Any, folder: Path, step: int) -> None:
+        """Loads what the writer wrote of a state of the same structure."""
+
+    @abstractmethod
     def _build_model(self, config: "ModelConfig", weights: Mapping[str, np.ndarray]) -> Any:
         """The paired model of `config`, with `weights` (canonical names and layout, float64)."""
 

@@ -32,6 +32,11 @@ class LazyArrays(Mapping[str, np.ndarray]):
         return self._readers[name][0]
 
 
+def shape_of(arrays: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
+    """The shape of an array, without reading it where that can be helped."""
+    return arrays.shape(name) if isinstance(arrays, LazyArrays) else tuple(arrays[name].shape)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
     """A copy of a `TrainState` on the host that no later step changes.
@@ -53,6 +58,12 @@ class Snapshot:
     moments: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     averages: Mapping[str, np.ndarray] = field(default_factory=dict)
     native: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """`params/NAME`, `buffers/NAME`, `averages/NAME` and `moments/SLOT/NAME` -> shape; reads nothing."""
+        tables = {"params": self.params, "buffers": self.buffers, "averages": self.averages}
+        tables |= {f"moments/{slot}": values for slot, values in self.moments.items()}
+        return {f"{table}/{name}": shape_of(arrays, name) for table, arrays in tables.items() for name in arrays}
 
     def copy(self) -> "Snapshot":
         """With all arrays in memory."""
@@ -98,12 +109,28 @@ def check_names(what: str, expected: Mapping[str, tuple[int, ...]], given: Mappi
             "Load it into the model that it was taken from."
         )
     for name, shape in expected.items():
-        found = given.shape(name) if isinstance(given, LazyArrays) else tuple(given[name].shape)
+        found = shape_of(given, name)
         if found != shape:
             raise ConfigError(
                 f"{name} must have shape {shape}, got {found} in the snapshot's {what}. "
                 "The model's configuration differs from the one the snapshot was taken from."
             )
+
+
+def check_shapes(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses arrays of another model or optimizer, by `Snapshot.shapes`.
+
+    Raises:
+        ConfigError: names which differences there are.
+    """
+    both = [name for name in expected if name in given]
+    wrong = [f"{name} {given[name]} for {expected[name]}" for name in both if given[name] != expected[name]]
+    missing, unknown = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
+    if wrong or missing or unknown:
+        raise ConfigError(
+            "the arrays must be those of this model and optimizer, "
+            f"missing: {_some(missing)}, unknown: {_some(unknown)}, of another shape: {_some(wrong)}."
+        )
 
 
 def _some(names: list[str], limit: int = 5) -> str:

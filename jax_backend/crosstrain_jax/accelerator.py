@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import flax
@@ -11,6 +12,7 @@ import optax
 from flax import nnx
 
 from crosstrain.accelerator import Accelerator, Platform
+from crosstrain.checkpoint import Writer
 from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
@@ -108,6 +110,16 @@ class JaxAccelerator(Accelerator):
 
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
         return step.TrainRun(loss_fn, options, self._runtime)
+
+    def _checkpoint_writer(self) -> Writer:
+        from crosstrain_jax.checkpoint import JaxWriter
+
+        return JaxWriter()
+
+    def _read_checkpoint(self, state: JaxState, folder: Path, step: int) -> None:
+        from crosstrain_jax.checkpoint import read
+
+        read(state, folder, step)
 
     def _build_model(self, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> nnx.Module:
         with scope(self.precision):

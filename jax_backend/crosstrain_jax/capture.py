@@ -10,11 +10,12 @@ from flax import nnx
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.step import LossFn
 from crosstrain_jax import naming
+from crosstrain_jax.host import to_canonical
 from crosstrain_jax.models.layers import BatchNorm, Dropout, GroupNorm, LayerNorm
 from crosstrain_jax.objective import Batch, Program, Programs, Runtime, arrays
 from crosstrain_jax.ops import JaxOps
 from crosstrain_jax.precision import to_host
-from crosstrain_jax.state import JaxState, Layout, to_canonical
+from crosstrain_jax.state import JaxState, Layout
 
 
 def probe_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch]) -> Callable[..., Probe]:

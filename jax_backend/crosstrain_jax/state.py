@@ -4,6 +4,7 @@ Carrying trees through `jit` costs several times the smallest step itself, so mo
 in `prepare`; the step donates the leaves, and a live model is rebuilt only when somebody asks.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +17,10 @@ from jax.sharding import Mesh
 
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
-from crosstrain.snapshot import LazyArrays, Snapshot, check_names, check_slots
+from crosstrain.snapshot import Snapshot, check_names, check_slots
 from crosstrain.state import Gradients, TrainState, foreign_gradients
 from crosstrain_jax import naming, optim, sharding
+from crosstrain_jax.host import by_name, from_words, lazily, to_canonical, words_of
 from crosstrain_jax.models.layers import Dropout
 from crosstrain_jax.precision import is_floating, param_dtype, scope, to_host, unpin_types
 
@@ -191,6 +193,35 @@ class JaxState(TrainState):
             self.count = self._place(jnp.uint32(snapshot.step), jnp.uint32)
         self._step = snapshot.step
 
+    def arrays(self) -> dict[str, Any]:
+        """Everything this state holds, as a tree of arrays by name, in flax's layout; random keys as their words."""
+        names, buffers = self.layout.params, [words_of(buffer) for buffer in self.buffers]
+        return {
+            "params": by_name(names, self.params),
+            "buffers": by_name(self.layout.buffers, buffers),
+            "averages": by_name(names, self.averages) if self.averages else {},
+            "moments": {f"{index:05d}": moment for index, moment in enumerate(self.moments)},
+            "count": self.count,
+        }
+
+    def set_arrays(self, values: Mapping[str, Any], step: int) -> None:
+        """Replaces all of `arrays`."""
+        names = self.layout.params
+        self.params = tuple(values["params"][leaf.name] for leaf in names)
+        words = [values["buffers"][leaf.name] for leaf in self.layout.buffers]
+        self.buffers = tuple(
+            old if old is new else from_words(new, old) for new, old in zip(words, self.buffers, strict=True)
+        )
+        if self.averages:
+            self.averages = tuple(values["averages"][leaf.name] for leaf in names)
+        self.moments = tuple(values["moments"][name] for name in sorted(values["moments"]))
+        self.count = values["count"]
+        self._step = step
+
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """64-bit mode where this state needs it."""
+        return scope(self._precision)
+
     def _compile_apply(self, clipping: Clipping) -> Callable[..., Any]:
         layout = self.layout
 
@@ -222,13 +253,13 @@ class JaxState(TrainState):
     def _counters(self) -> dict[naming.Leaf, jax.Array]:
         """Random keys, as the words they are made of, and counters."""
         pairs = zip(self.layout.buffers, self.buffers, strict=True)
-        return {leaf: _words(array) for leaf, array in pairs if not is_floating(array)}
+        return {leaf: words_of(array) for leaf, array in pairs if not is_floating(array)}
 
     def _native(self, snapshot: Snapshot) -> dict[naming.Leaf, jax.Array]:
         old = dict(zip(self.layout.buffers, self.buffers, strict=True))
         found = {leaf: snapshot.native.get(f"jax/{leaf.name}") for leaf in self._counters()}
         return {
-            leaf: self._place(_from_words(jnp.asarray(words), old[leaf]), None)
+            leaf: self._place(from_words(jnp.asarray(words), old[leaf]), None)
             for leaf, words in found.items()
             if words is not None
         }
@@ -244,31 +275,6 @@ class JaxState(TrainState):
         if is_floating(leaf):
             leaf = leaf.astype(dtype)
         return jax.device_put(leaf, self._sharding, may_alias=False)
-
-
-def to_canonical(names: list[naming.Leaf], leaves: Sequence[jax.Array]) -> dict[str, np.ndarray]:
-    """Copies on the host by canonical name."""
-    return dict(lazily(names, leaves))
-
-
-def lazily(names: list[naming.Leaf], leaves: Sequence[jax.Array]) -> LazyArrays:
-    """Arrays by canonical name, copied to the host when asked for."""
-
-    def reader(leaf: naming.Leaf, values: jax.Array) -> Callable[[], np.ndarray]:
-        return lambda: np.array(leaf.to_canonical(to_host(values)), order="C")
-
-    return LazyArrays(
-        {leaf.name: (leaf.canonical_shape, reader(leaf, values)) for leaf, values in zip(names, leaves, strict=True)}
-    )
-
-
-def _words(array: jax.Array) -> jax.Array:
-    return jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array
-
-
-def _from_words(words: jax.Array, old: jax.Array) -> jax.Array:
-    is_key = jnp.issubdtype(old.dtype, jax.dtypes.prng_key)
-    return jax.random.wrap_key_data(words, impl=jax.random.key_impl(old)) if is_key else words.astype(old.dtype)
 
 
 def bind_random(model: nnx.Module, random: Any) -> None:

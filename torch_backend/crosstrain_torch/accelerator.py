@@ -2,6 +2,7 @@
 
 import platform as host_platform
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from crosstrain.accelerator import Accelerator, Platform
+from crosstrain.checkpoint import Writer
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
@@ -104,6 +106,16 @@ class TorchAccelerator(Accelerator):
 
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
         return step.TrainRun(loss_fn, options, self._runtime)
+
+    def _checkpoint_writer(self) -> Writer:
+        from crosstrain_torch.checkpoint import TorchWriter
+
+        return TorchWriter(self._group)
+
+    def _read_checkpoint(self, state: TorchState, folder: Path, step: int) -> None:
+        from crosstrain_torch.checkpoint import read
+
+        read(state, folder, step, self._group)
 
     def _build_model(self, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> nn.Module:
         return models.build(config, weights, param_dtype(self.precision))

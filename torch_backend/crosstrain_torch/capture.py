@@ -13,9 +13,10 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.step import LossFn
 from crosstrain_torch import naming
+from crosstrain_torch.host import to_numpy
 from crosstrain_torch.models.layers import BatchNorm, Dropout, GroupNorm, LayerNorm
 from crosstrain_torch.objective import Batch
-from crosstrain_torch.state import TorchState, to_numpy
+from crosstrain_torch.state import TorchState
 from crosstrain_torch.step import Gradient, Runtime
 
 

@@ -1,7 +1,7 @@
 """`TorchState`: a live nn.Module and its native optimizer."""
 
 from collections.abc import Mapping
-from functools import partial
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
-from crosstrain.snapshot import LazyArrays, Snapshot, check_names, check_slots
+from crosstrain.snapshot import Snapshot, check_names, check_slots
 from crosstrain.state import Gradients, TrainState, foreign_gradients
 from crosstrain_torch import naming, optim
+from crosstrain_torch.host import copy_into, generators, lazily, set_generators, to_numpy
 from crosstrain_torch.models.layers import BatchNorm, Dropout, synchronise
 from crosstrain_torch.precision import param_dtype
 
@@ -56,6 +57,7 @@ class TorchState(TrainState):
         self.params = naming.parameters(model)
         self.trained = [param for param in self.params.values() if param.requires_grad]
         self.native_optimizer = optim.build(optimizer, model) if optimizer is not None else None
+        self.reading: Future[None] | None = None
         self.averages = {name: p.detach().clone() for name, p in self.params.items()} if average is not None else {}
 
     @property
@@ -111,6 +113,7 @@ class TorchState(TrainState):
         """One native optimizer step, then the average; the gradients are gone after it."""
         optimizer = self.native_optimizer
         assert optimizer is not None
+        self._wait_for_readers()
         optim.set_hyper(self.optimizer, optimizer, rate, momentum)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -123,12 +126,12 @@ class TorchState(TrainState):
         trained = {name: param for name, param in self.params.items() if param.requires_grad}
         check_names("gradients", {name: tuple(param.shape) for name, param in trained.items()}, values)
         grads = {name: torch.empty_like(param.detach()) for name, param in trained.items()}
-        _copy(grads, values)
+        copy_into(grads, values)
         return TorchGradients(list(self.params), [grads.get(name) for name in self.params])
 
     def view(self) -> Snapshot:
         """See `crosstrain.TrainState`."""
-        counters = naming.counters(self._model) | _generators(self._device)
+        counters = naming.counters(self._model) | generators(self._device)
         return Snapshot(
             step=self._step,
             params=lazily(self.params),
@@ -144,14 +147,43 @@ class TorchState(TrainState):
         check_names("params", self.parameter_shapes, snapshot.params)
         check_names("buffers", _shapes(buffers), snapshot.buffers)
         check_slots({slot: _shapes(kept) for slot, kept in self._moments().items()}, snapshot)
+        self._wait_for_readers()
         if snapshot.averages and self.averages:
             check_names("averages", self.parameter_shapes, snapshot.averages)
-            _copy(self.averages, snapshot.averages)
-        _copy(self.params, snapshot.params)
-        _copy(buffers, snapshot.buffers)
+            copy_into(self.averages, snapshot.averages)
+        copy_into(self.params, snapshot.params)
+        copy_into(buffers, snapshot.buffers)
         self._load_moments(snapshot)
         self._load_native(snapshot)
         self._step = snapshot.step
+
+    def tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Everything this state holds, by name: what a forward pass changes, and what only an update does."""
+        counters = naming.counters(self._model) | generators(self._device)
+        changing = {f"buffers/{name}": buffer for name, buffer in naming.buffers(self._model).items()}
+        changing |= {f"native/{name}": values for name, values in counters.items()}
+        steady = {f"params/{name}": param.detach() for name, param in self.params.items()}
+        steady |= {f"averages/{name}": average for name, average in self.averages.items()}
+        moments = self._moments().items()
+        steady |= {f"moments/{slot}/{name}": moment for slot, kept in moments for name, moment in kept.items()}
+        return changing, steady
+
+    @torch.no_grad()
+    def set_tensors(self, values: Mapping[str, torch.Tensor], step: int) -> None:
+        """Replaces all of `tensors`."""
+        self._wait_for_readers()
+        changing, steady = self.tensors()
+        for name, target in (changing | steady).items():
+            target.copy_(values[name])
+        set_generators({name.removeprefix("native/"): each for name, each in values.items()}, self._device)
+        if self.native_optimizer is not None:
+            optim.set_counters(self.optimizer, self.native_optimizer, step)
+        self._step = step
+
+    def _wait_for_readers(self) -> None:
+        reading, self.reading = self.reading, None
+        if reading is not None:
+            reading.result()
 
     def _owns(self, gradients: TorchGradients) -> bool:
         return gradients.names == list(self.params) and all(
@@ -168,19 +200,14 @@ class TorchState(TrainState):
         if self.native_optimizer is None or not snapshot.moments:
             return
         for slot, kept in self._moments().items():
-            _copy(kept, snapshot.moments[slot])
+            copy_into(kept, snapshot.moments[slot])
         optim.set_counters(self.optimizer, self.native_optimizer, snapshot.step)
 
     def _load_native(self, snapshot: Snapshot) -> None:
+        given = {name.removeprefix("torch/"): values for name, values in snapshot.native.items()}
         counters = naming.counters(self._model)
-        _copy(
-            {name: each for name, each in counters.items() if f"torch/{name}" in snapshot.native},
-            {name.removeprefix("torch/"): values for name, values in snapshot.native.items()},
-        )
-        for name, set_state in (("cpu", torch.set_rng_state), ("cuda", torch.cuda.set_rng_state)):
-            words = snapshot.native.get(f"torch/generator.{name}")
-            if words is not None and (name == "cpu" or self._device.type == "cuda"):
-                set_state(torch.from_numpy(np.array(words)))
+        copy_into({name: each for name, each in counters.items() if name in given}, given)
+        set_generators({name: torch.from_numpy(np.array(values)) for name, values in given.items()}, self._device)
 
 
 def _is_synchronised(module: _BatchNorm, device: torch.device) -> bool:
@@ -188,30 +215,5 @@ def _is_synchronised(module: _BatchNorm, device: torch.device) -> bool:
     return isinstance(module, nn.SyncBatchNorm) and device.type == "cuda"
 
 
-def _generators(device: torch.device) -> dict[str, torch.Tensor]:
-    """States of the generators that a user's own layers draw from."""
-    states = {"generator.cpu": torch.get_rng_state()}
-    return states | ({"generator.cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
-
-
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def lazily(tensors: Mapping[str, torch.Tensor]) -> LazyArrays:
-    """Tensors by canonical name, copied to the host when asked for."""
-    return LazyArrays({name: (tuple(each.shape), partial(to_numpy, each)) for name, each in tensors.items()})
-
-
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """A copy on the host; bfloat16, which NumPy lacks, as float32."""
-    tensor = tensor.detach()
-    if tensor.dtype == torch.bfloat16:
-        tensor = tensor.float()
-    return np.array(tensor.cpu().numpy(), order="C")
-
-
-@torch.no_grad()
-def _copy(targets: Mapping[str, torch.Tensor], values: Mapping[str, np.ndarray]) -> None:
-    for name, target in targets.items():
-        target.copy_(torch.from_numpy(np.require(values[name], requirements=["C", "W"])))

@@ -5,10 +5,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from crosstrain._version import __version__
+from crosstrain.checkpoint.files import FileRecord, sync
 from crosstrain.checkpoint.shards import Shard
 from crosstrain.errors import CheckpointError
 
@@ -29,8 +30,12 @@ class Manifest:
         seed: of the run: weights, data order, dropout.
         precision: the types of the run.
         optimizer: the spec, as `describe` writes it; None for a state without one.
-        sections: `params`, `buffers`, `averages`, `native` or `moments/SLOT` -> the files that hold it.
+        sections: of a portable checkpoint: `params`, `buffers`, `averages`, `native` or `moments/SLOT` -> its files.
+        files: of a native checkpoint: everything the engine wrote.
+        shapes: of a native checkpoint: `Snapshot.shapes`, to refuse another model before anything is read.
         data: position in the data, as `Loader.state_dict` gives it; None where no loader was given.
+        metrics: values that `keep_best` compares.
+        progress: where `Trainer.fit` was.
         config: whatever the run wanted to keep.
         crosstrain: the version that wrote it.
         format: version of this file's form.
@@ -41,8 +46,12 @@ class Manifest:
     seed: int
     precision: Mapping[str, Any]
     optimizer: Mapping[str, Any] | None
-    sections: Mapping[str, tuple[Shard, ...]]
+    sections: Mapping[str, tuple[Shard, ...]] = field(default_factory=dict)
+    files: tuple[FileRecord, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     data: Mapping[str, Any] | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    progress: Mapping[str, int] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     crosstrain: str = __version__
     format: int = FORMAT
@@ -61,9 +70,9 @@ class Manifest:
             ) from error
 
     @property
-    def shards(self) -> tuple[Shard, ...]:
-        """All files."""
-        return tuple(shard for shards in self.sections.values() for shard in shards)
+    def all_files(self) -> tuple[FileRecord, ...]:
+        """Every file beside `checkpoint.json`."""
+        return (*self.files, *(shard for shards in self.sections.values() for shard in shards))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -88,6 +97,16 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes `checkpoint.json`.
+
+    Raises:
+        CheckpointError: see `Manifest.to_json`.
+    """
+    (folder / NAME).write_text(manifest.to_json(), encoding="utf-8")
+    sync(folder / NAME)
+
+
 def _parse(values: dict[str, Any]) -> Manifest:
     if values["format"] != FORMAT:
         raise CheckpointError(
@@ -98,9 +117,18 @@ def _parse(values: dict[str, Any]) -> Manifest:
         raise CheckpointError(f"step must be an integer of at least 0, got step={values['step']!r}.")
     sections = {name: tuple(map(_shard, shards)) for name, shards in values["sections"].items()}
     unknown = [name for name in sections if not _SECTION.fullmatch(name)]
-    if unknown or "params" not in sections:
+    if unknown or ("params" not in sections and not values["files"]):
         raise CheckpointError(f"sections must be params and others that crosstrain knows, got {sorted(sections)}.")
-    return Manifest(**{**values, "sections": sections})
+    files = tuple(map(_file, values["files"]))
+    shapes = {name: tuple(map(int, shape)) for name, shape in values["shapes"].items()}
+    return Manifest(**{**values, "sections": sections, "files": files, "shapes": shapes})
+
+
+def _file(values: dict[str, Any]) -> FileRecord:
+    path = PurePosixPath(values["file"])
+    if path.is_absolute() or ".." in path.parts or "\\" in values["file"] or "\0" in values["file"]:
+        raise CheckpointError(f"file must lie in the checkpoint's directory, got file={values['file']!r}.")
+    return FileRecord(**values)
 
 
 def _shard(values: dict[str, Any]) -> Shard:

@@ -4,18 +4,14 @@ DIRECTORY/checkpoint.json                step, seed, specs, data position; the f
 DIRECTORY/params-00001.safetensors       weights; buffers, averages and each moment in files of their own
 """
 
-import contextlib
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import safetensors
-
-from crosstrain.checkpoint.manifest import NAME, Manifest, describe, read_manifest
-from crosstrain.checkpoint.shards import Shard, read_shards, sync, verify_shard, write_shards
+from crosstrain.checkpoint.files import committed, verify_file
+from crosstrain.checkpoint.manifest import Manifest, describe, read_manifest, write_manifest
+from crosstrain.checkpoint.shards import Shard, read_shards, write_shards
 from crosstrain.errors import CheckpointError
 from crosstrain.snapshot import LazyArrays, Snapshot
 from crosstrain.state import TrainState
@@ -58,8 +54,8 @@ class Portable:
         Raises:
             CheckpointError: names the file that is missing or damaged.
         """
-        for shard in self.manifest.shards:
-            verify_shard(self.path, shard)
+        for shard in self.manifest.all_files:
+            verify_file(self.path, shard)
 
 
 def open_portable(path: Path | str) -> Portable:
@@ -105,18 +101,9 @@ def export(
         if folder.exists():
             raise CheckpointError(f"path must not exist yet, got {folder}, which does. Choose another, or remove it.")
         with committed(folder) as draft:
-            manifest = Manifest(
-                step=state.step,
-                backend=accelerator.backend,
-                seed=accelerator.seed,
-                precision=asdict(accelerator.precision),
-                optimizer=describe(state.optimizer) if state.is_trainable else None,
-                sections=_write(draft, state.view(), shard_bytes),
-                data=loader.state_dict() if loader is not None else None,
-                config=dict(config or {}),
-            )
-            (draft / NAME).write_text(manifest.to_json(), encoding="utf-8")
-            sync(draft / NAME)
+            files = _write(draft, state.view(), shard_bytes)
+            manifest = make_manifest(accelerator, state, loader, sections=files, config=dict(config or {}))
+            write_manifest(draft, manifest)
     finally:
         accelerator.wait_for_everyone()
     return folder
@@ -124,48 +111,44 @@ def export(
 
 def restore(path: Path | str, state: TrainState, *, loader: Positioned | None = None, verify: bool = True) -> Portable:
     """See `Accelerator.restore`."""
-    opened, before = open_portable(path), None
+    opened = open_portable(path)
     if verify:
         opened.verify()
-    if loader is not None and opened.manifest.data is None:
-        raise CheckpointError(f"{path} must hold a position in the data, got none. Export with loader=..., too.")
+    put_back(path, lambda: state.load(opened.snapshot), loader, opened.manifest)
+    return opened
+
+
+def put_back(path: Path | str, load: Callable[[], None], loader: Positioned | None, manifest: Manifest) -> None:
+    """Moves the loader and loads the state, or neither.
+
+    Raises:
+        CheckpointError: it does not fit; says what.
+    """
+    before = None
+    if loader is not None and manifest.data is None:
+        raise CheckpointError(f"{path} must hold a position in the data, got none. Save with loader=..., too.")
     try:
-        if loader is not None and opened.manifest.data is not None:
+        if loader is not None and manifest.data is not None:
             before = loader.state_dict()
-            loader.load_state_dict(dict(opened.manifest.data))
-        state.load(opened.snapshot)
+            loader.load_state_dict(dict(manifest.data))
+        load()
     except ValueError as error:
         if before is not None and loader is not None:
             loader.load_state_dict(before)
         raise CheckpointError(f"{path} does not fit: {error}") from error
-    return opened
 
 
-@contextlib.contextmanager
-def committed(folder: Path) -> Iterator[Path]:
-    """A directory beside `folder` that takes its name when all is written, and goes away when anything fails.
-
-    Raises:
-        CheckpointError: the disk is full, or the place cannot be written.
-    """
-    draft = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
-        draft.mkdir()
-        yield draft
-        sync(draft)
-        draft.rename(folder)
-        draft = None
-        sync(folder.parent)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder} must be a place to write to, got: {error}. Earlier checkpoints are as they were. "
-            "Free space or permissions, or choose another directory."
-        ) from error
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
+def make_manifest(accelerator: "Accelerator", state: TrainState, loader: Positioned | None, **others: Any) -> Manifest:
+    """What is known of a state at this moment; `others` as in `Manifest`."""
+    return Manifest(
+        step=state.step,
+        backend=accelerator.backend,
+        seed=accelerator.seed,
+        precision=asdict(accelerator.precision),
+        optimizer=describe(state.optimizer) if state.is_trainable else None,
+        data=loader.state_dict() if loader is not None else None,
+        **others,
+    )
 
 
 def _write(folder: Path, snapshot: Snapshot, shard_bytes: int) -> dict[str, tuple[Shard, ...]]:

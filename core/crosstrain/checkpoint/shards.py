@@ -1,7 +1,5 @@
-"""Arrays in safetensors files: written and read one array or one file at a time, with a checksum for each file."""
+"""Arrays in safetensors files: written one file at a time, read one array at a time."""
 
-import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,24 +9,19 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from crosstrain.checkpoint.files import FileRecord, record_file, sync
 from crosstrain.errors import CheckpointError
 from crosstrain.snapshot import LazyArrays
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Shard:
+class Shard(FileRecord):
     """One file of arrays.
 
     Attributes:
-        file: its name in the checkpoint's directory.
-        sha256: of its bytes, hexadecimal.
-        size: in bytes.
         names: of the arrays in it.
     """
 
-    file: str
-    sha256: str
-    size: int
     names: tuple[str, ...]
 
 
@@ -57,28 +50,6 @@ def read_shards(folder: Path, shards: Iterable[Shard]) -> LazyArrays:
     return LazyArrays(readers)
 
 
-def verify_shard(folder: Path, shard: Shard) -> None:
-    """Reads a file and compares its size and checksum.
-
-    Raises:
-        CheckpointError: names the file that is missing or damaged.
-    """
-    path = folder / shard.file
-    if not path.is_file():
-        raise CheckpointError(f"{path} must exist, but is missing. Restore an earlier checkpoint.")
-    if path.stat().st_size != shard.size:
-        raise CheckpointError(
-            f"{path} must have {shard.size} bytes, got {path.stat().st_size}: it is truncated or was written over. "
-            "Restore an earlier checkpoint."
-        )
-    found = _digest(path)
-    if found != shard.sha256:
-        raise CheckpointError(
-            f"{path} must have the checksum {shard.sha256[:12]}, got {found[:12]}: it is damaged. "
-            "Restore an earlier checkpoint."
-        )
-
-
 def _groups(arrays: Iterable[tuple[str, np.ndarray]], limit: int) -> Iterator[dict[str, np.ndarray]]:
     group: dict[str, np.ndarray] = {}
     size = 0
@@ -98,21 +69,8 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> Shard:
     # The library makes files that only their owner may read; the directory knows who may.
     path.chmod(path.parent.stat().st_mode & 0o666)
     sync(path)
-    return Shard(file=path.name, sha256=_digest(path), size=path.stat().st_size, names=tuple(arrays))
-
-
-def sync(path: Path) -> None:
-    """Returns once a file or a directory is on the disk, as far as the system says."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    record = record_file(path.parent, path)
+    return Shard(file=record.file, sha256=record.sha256, size=record.size, names=tuple(arrays))
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:

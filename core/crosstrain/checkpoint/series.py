@@ -1,0 +1,273 @@
+"""`Checkpoints`: the step directories of a run, written in the background, committed whole, kept by rule."""
+
+import contextlib
+import dataclasses
+import logging
+import re
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
+
+from crosstrain.checkpoint.files import commit, lock, record_file, refused_writes, verify_file
+from crosstrain.checkpoint.manifest import NAME, Manifest, read_manifest, write_manifest
+from crosstrain.checkpoint.portable import Positioned, make_manifest, put_back
+from crosstrain.errors import CheckpointError, ConfigError, require_count
+from crosstrain.snapshot import check_shapes
+from crosstrain.state import TrainState
+
+if TYPE_CHECKING:
+    from crosstrain.accelerator import Accelerator
+
+_STEP = re.compile(r"step_(\d{8,})")
+_NATIVE = "native"
+logger = logging.getLogger("crosstrain")
+
+
+class Writer(Protocol):
+    """An engine's writer of native checkpoints: one at a time, from all processes together."""
+
+    def start(self, state: Any, folder: Path) -> None:
+        """Begins to write a state as it is now to a directory that does not exist yet. The next step may follow."""
+        ...
+
+    def wait(self) -> None:
+        """Returns once all processes have written. Raises what went wrong."""
+        ...
+
+    def close(self) -> None:
+        """Waits, and ends its threads."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """Which checkpoints are best.
+
+    Attributes:
+        metric: a name among the `metrics` of `save`.
+        mode: whether the largest or the smallest value is best.
+        count: how many are kept.
+    """
+
+    metric: str
+    mode: Literal["max", "min"] = "min"
+    count: int = 1
+
+
+class Checkpoints:
+    """Checkpoints of one run under one directory, `step_00000100` and so on.
+
+    A directory has its name only when every file in it is on the disk, with its checksum in `checkpoint.json`. Only
+    one job may write to a directory at a time.
+
+    Args:
+        accelerator: of the run.
+        root: made when it is missing; every process must see the same one.
+        keep_last: how many of the newest stay.
+        keep_every: steps that are multiples of it stay, too.
+        keep_best: the best by a metric stay, too.
+
+    Raises:
+        ConfigError: a count below 1, or an unknown mode.
+    """
+
+    def __init__(
+        self,
+        accelerator: "Accelerator",
+        root: Path | str,
+        *,
+        keep_last: int = 3,
+        keep_every: int | None = None,
+        keep_best: Best | None = None,
+    ) -> None:
+        require_count("keep_last", keep_last)
+        if keep_every is not None:
+            require_count("keep_every", keep_every)
+        if keep_best is not None and keep_best.mode not in ("max", "min"):
+            raise ConfigError(f"mode must be 'max' or 'min', got mode={keep_best.mode!r}.")
+        self.root = Path(root)
+        self._accelerator = accelerator
+        self._keep_last, self._keep_every, self._keep_best = keep_last, keep_every, keep_best
+        self._writer: Writer | None = None
+        self._lock: IO[str] | None = None
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def steps(self) -> list[int]:
+        """Steps of all committed checkpoints, oldest first."""
+        if not self.root.is_dir():
+            return []
+        found = ((_STEP.fullmatch(path.name), path) for path in self.root.iterdir())
+        return sorted(int(match[1]) for match, path in found if match and (path / NAME).is_file())
+
+    def save(
+        self,
+        state: TrainState,
+        *,
+        loader: Positioned | None = None,
+        metrics: Mapping[str, float] | None = None,
+        progress: Mapping[str, int] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Begins to write a checkpoint of `state.step`, unless there is one; training goes on meanwhile.
+
+        Args:
+            state: what to write, as it is now.
+            loader: the training batches.
+            metrics: values for `keep_best`.
+            progress: where the loop is.
+            config: what else to keep; JSON.
+
+        Raises:
+            CheckpointError: the directory cannot be written, another job writes there, or the save *before* failed.
+        """
+        self.wait()
+        if state.step in self.steps():
+            return
+        draft = self.root / f".step_{state.step:08d}.tmp"
+        try:
+            if self._accelerator.is_main_process:
+                self._prepare(draft)
+        finally:
+            self._accelerator.wait_for_everyone()
+        manifest = make_manifest(
+            self._accelerator,
+            state,
+            loader,
+            shapes=state.view().shapes(),
+            metrics=dict(metrics or {}),
+            progress=dict(progress or {}),
+            config=dict(config or {}),
+        )
+        manifest.to_json()
+        if self._writer is None:
+            self._writer = self._accelerator._checkpoint_writer()
+        self._writer.start(state, draft / _NATIVE)
+        self._thread = threading.Thread(target=self._finish, args=(self._writer, draft, manifest), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns once the last `save` is committed.
+
+        Raises:
+            CheckpointError: it failed; earlier checkpoints are as they were.
+        """
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        self._accelerator.wait_for_everyone()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def restore(
+        self, state: TrainState, *, loader: Positioned | None = None, step: int | None = None
+    ) -> Manifest | None:
+        """Loads the newest whole checkpoint, or that of `step`; damaged ones are named in the log and passed over.
+
+        Returns:
+            Its manifest; None where there is no checkpoint.
+
+        Raises:
+            CheckpointError: it belongs to another model or engine, or all there are, or that of `step`, are damaged.
+        """
+        steps = self.steps() if step is None else [step]
+        manifest = self._newest_whole(steps, required=step is not None)
+        if manifest is None:
+            return None
+        folder = self.root / f"step_{manifest.step:08d}"
+        if manifest.backend != self._accelerator.backend:
+            raise CheckpointError(
+                f"{folder} was written by the {manifest.backend} engine, got {self._accelerator.backend}. "
+                "Restore it there, and hand over with accelerator.export and accelerator.restore."
+            )
+
+        def load() -> None:
+            check_shapes(state.view().shapes(), manifest.shapes)
+            self._accelerator._read_checkpoint(state, folder / _NATIVE, manifest.step)
+
+        put_back(folder, load, loader, manifest)
+        return manifest
+
+    def close(self) -> None:
+        """Waits for the last save and lets another job write here."""
+        try:
+            self.wait()
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
+
+    def _newest_whole(self, steps: list[int], *, required: bool) -> Manifest | None:
+        damaged: CheckpointError | None = None
+        for step in reversed(steps):
+            folder = self.root / f"step_{step:08d}"
+            try:
+                manifest = read_manifest(folder)
+                for record in manifest.all_files:
+                    verify_file(folder, record)
+            except CheckpointError as error:
+                if required:
+                    raise
+                damaged = error
+                logger.warning("passing over a damaged checkpoint: %s", error)
+            else:
+                return manifest
+        if damaged is not None:
+            raise damaged
+        return None
+
+    def _prepare(self, draft: Path) -> None:
+        with refused_writes(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            if self._lock is None:
+                self._lock = lock(self.root)
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+
+    def _finish(self, writer: Writer, draft: Path, manifest: Manifest) -> None:
+        try:
+            with refused_writes(self.root):
+                writer.wait()
+                if self._accelerator.is_main_process:
+                    self._commit(draft, manifest)
+        except BaseException as error:
+            self._error = error
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _commit(self, draft: Path, manifest: Manifest) -> None:
+        files = tuple(record_file(draft, path) for path in sorted(draft.rglob("*")) if path.is_file())
+        write_manifest(draft, dataclasses.replace(manifest, files=files))
+        commit(draft, self.root / f"step_{manifest.step:08d}")
+        for step in set(self.steps()) - self._kept():
+            self._remove(self.root / f"step_{step:08d}")
+
+    def _kept(self) -> set[int]:
+        steps = self.steps()
+        kept = set(steps[-self._keep_last :])
+        if self._keep_every is not None:
+            kept |= {step for step in steps if step % self._keep_every == 0}
+        if self._keep_best is not None:
+            kept |= self._best(steps, self._keep_best)
+        return kept
+
+    def _best(self, steps: list[int], best: Best) -> set[int]:
+        scores = {}
+        for step in steps:
+            with contextlib.suppress(CheckpointError, KeyError):
+                scores[step] = read_manifest(self.root / f"step_{step:08d}").metrics[best.metric]
+        ranked = sorted(scores, key=lambda step: (scores[step], step), reverse=best.mode == "max")
+        return set(ranked[: best.count])
+
+    def _remove(self, folder: Path) -> None:
+        """A directory that is half removed has no name that is ever offered."""
+        doomed = folder.with_name(f".{folder.name}.removed")
+        folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)

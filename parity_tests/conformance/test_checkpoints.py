@@ -1,0 +1,211 @@
+"""Step directories of a run: committed whole, kept by rule, passed over when damaged, refused when they do not fit."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import crosstrain as ct
+from crosstrain.checkpoint import Best, Checkpoints
+
+from .tasks import GPT, MLP, RESNET9, images, loss_fn, native, prepared, tokens, worst
+
+Make = Callable[..., ct.Accelerator]
+ADAM = ct.adamw(ct.cosine(1e-2, 20), weight_decay=0.1)
+
+
+@pytest.mark.parametrize("config", [MLP, RESNET9, GPT], ids=lambda config: config.kind)
+@pytest.mark.parametrize(
+    "optimizer",
+    [ct.sgd(0.1, momentum=0.9), ADAM, ct.muon(0.02), ct.adafactor(1e-2), ct.nadam(1e-2)],
+    ids=["sgd", "adamw", "muon", "adafactor", "nadam"],
+)
+def test_training_continues_bit_for_bit(make: Make, tmp_path: Path, config: Any, optimizer: Any) -> None:
+    """Steps that follow `save` at once do not reach what it writes."""
+    accelerator, batch = make(), tokens(8) if config is GPT else images(8)
+    state, step = prepared(accelerator, config, optimizer, average=ct.ema(0.9)), accelerator.train_step(loss_fn)
+    checkpoints = Checkpoints(accelerator, tmp_path)
+    for _ in range(2):
+        step(state, batch)
+        checkpoints.save(state)
+    expected = [step(state, batch)["loss"] for _ in range(3)]
+    checkpoints.close()
+    fresh = prepared(accelerator, config, optimizer, average=ct.ema(0.9))
+    manifest = Checkpoints(accelerator, tmp_path).restore(fresh)
+    assert manifest is not None
+    assert (manifest.step, fresh.step) == (2, 2)
+    assert [step(fresh, batch)["loss"] for _ in range(3)] == expected
+    found, wanted = fresh.snapshot(), state.snapshot()
+    assert worst({**found.params, **found.buffers}, {**wanted.params, **wanted.buffers}) == 0
+    assert worst(dict(found.averages), dict(wanted.averages)) == 0
+
+
+def test_a_users_dropout_goes_on_where_it_was(make: Make, backend: str, tmp_path: Path) -> None:
+    accelerator, batch = make(precision="fp32"), images(8)
+    state, step = accelerator.prepare(native(backend).Small(), ct.sgd(0.1)), accelerator.train_step(loss_fn)
+    step(state, batch)
+    checkpoints = Checkpoints(accelerator, tmp_path)
+    checkpoints.save(state)
+    expected = [step(state, batch)["loss"] for _ in range(3)]
+    checkpoints.close()
+    fresh = accelerator.prepare(native(backend).Small(), ct.sgd(0.1))
+    Checkpoints(accelerator, tmp_path).restore(fresh)
+    assert [step(fresh, batch)["loss"] for _ in range(3)] == expected
+
+
+def saved(accelerator: ct.Accelerator, root: Path, steps: int, **rules: Any) -> Checkpoints:
+    """Checkpoints after each of `steps` steps; the metric falls to the middle and rises again."""
+    state, step = prepared(accelerator, MLP, ADAM), accelerator.train_step(loss_fn)
+    checkpoints = Checkpoints(accelerator, root, **rules)
+    for index in range(1, steps + 1):
+        step(state, images(8))
+        checkpoints.save(state, metrics={"error": abs(index - 4)}, config={"index": index})
+    checkpoints.close()
+    return checkpoints
+
+
+@pytest.mark.parametrize(
+    ("rules", "kept"),
+    [
+        ({"keep_last": 2}, [7, 8]),
+        ({"keep_last": 1, "keep_every": 3}, [3, 6, 8]),
+        ({"keep_last": 1, "keep_best": Best("error")}, [4, 8]),
+        ({"keep_last": 1, "keep_best": Best("error", "max", 2)}, [7, 8]),
+        ({"keep_last": 1, "keep_best": Best("another")}, [8]),
+    ],
+)
+def test_rules_decide_what_stays(make: Make, tmp_path: Path, rules: dict[str, Any], kept: list[int]) -> None:
+    checkpoints = saved(make(), tmp_path, 8, **rules)
+    assert checkpoints.steps() == kept
+    names = {f"step_{step:08d}" for step in kept}
+    assert {path.name for path in tmp_path.iterdir()} == {*names, ".lock"}
+
+
+def damage(folder: Path, how: str) -> None:
+    files = [path for path in (folder / "native").rglob("*") if path.is_file() and path.stat().st_size > 8]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    if how == "truncated":
+        os.truncate(largest, largest.stat().st_size // 2)
+    elif how == "changed":
+        with largest.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last[0] ^ 1]))
+    elif how == "missing":
+        largest.unlink()
+    else:
+        (folder / "checkpoint.json").write_text("{")
+
+
+@pytest.mark.parametrize("how", ["truncated", "changed", "missing", "manifest"])
+def test_a_damaged_checkpoint_is_passed_over_and_named(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    accelerator = make()
+    checkpoints = saved(accelerator, tmp_path, 3)
+    damage(tmp_path / "step_00000003", how)
+    state = prepared(accelerator, MLP, ADAM)
+    with caplog.at_level(logging.WARNING, "crosstrain"):
+        manifest = checkpoints.restore(state)
+    assert manifest is not None
+    assert (manifest.step, state.step, manifest.config) == (2, 2, {"index": 2})
+    assert "passing over a damaged checkpoint" in caplog.text
+    assert "step_00000003" in caplog.text
+    with pytest.raises(ct.CheckpointError, match="step_00000003"):
+        checkpoints.restore(state, step=3)
+
+
+def test_only_damaged_checkpoints_are_an_error(make: Make, tmp_path: Path) -> None:
+    accelerator = make()
+    checkpoints = saved(accelerator, tmp_path, 2)
+    for step in (1, 2):
+        damage(tmp_path / f"step_{step:08d}", "truncated")
+    state = prepared(accelerator, MLP, ADAM)
+    with pytest.raises(ct.CheckpointError, match="it is truncated or was written over"):
+        checkpoints.restore(state)
+    assert state.step == 0
+
+
+def test_no_checkpoint_is_no_error(make: Make, tmp_path: Path) -> None:
+    accelerator = make()
+    assert Checkpoints(accelerator, tmp_path / "none").restore(prepared(accelerator, MLP, ADAM)) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "optimizer", "message"),
+    [
+        (ct.models.MLPConfig(hidden=(8,), activation="gelu"), ADAM, r"of another shape: .*params/layers.0.weight"),
+        (GPT, ADAM, "missing: .*unknown: "),
+        (MLP, ct.sgd(0.1, momentum=0.9), "missing: moments/momentum/"),
+    ],
+    ids=["width", "model", "optimizer"],
+)
+def test_a_checkpoint_of_something_else_is_refused(
+    make: Make, tmp_path: Path, config: Any, optimizer: Any, message: str
+) -> None:
+    accelerator = make()
+    checkpoints = saved(accelerator, tmp_path, 1)
+    other = prepared(accelerator, config, optimizer)
+    before = other.snapshot()
+    with pytest.raises(ct.CheckpointError, match=message):
+        checkpoints.restore(other)
+    assert worst(dict(other.snapshot().params), dict(before.params)) == 0
+
+
+def test_a_second_job_is_refused(make: Make, tmp_path: Path) -> None:
+    accelerator = make()
+    state = prepared(accelerator, MLP, ADAM)
+    first, second = Checkpoints(accelerator, tmp_path), Checkpoints(accelerator, tmp_path)
+    first.save(state)
+    accelerator.train_step(loss_fn)(state, images(8))
+    with pytest.raises(ct.CheckpointError, match="only one job may write to"):
+        second.save(state)
+    first.close()
+    second.save(state)
+    second.close()
+    assert second.steps() == [0, 1]
+
+
+def test_a_place_that_cannot_be_written(make: Make, tmp_path: Path) -> None:
+    accelerator = make()
+    (tmp_path / "file").write_text("")
+    checkpoints = Checkpoints(accelerator, tmp_path / "file" / "run")
+    with pytest.raises(ct.CheckpointError, match="must be a place to write to, got"):
+        checkpoints.save(prepared(accelerator, MLP, ADAM))
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"keep_last": 0}, "keep_last must be at least 1, got keep_last=0"),
+        ({"keep_every": 2.5}, "keep_every must be an integer, got keep_every=2.5"),
+        ({"keep_best": Best("loss", "lowest")}, "mode must be 'max' or 'min', got mode='lowest'"),
+    ],
+)
+def test_rules_that_cannot_work(make: Make, tmp_path: Path, rules: dict[str, Any], message: str) -> None:
+    with pytest.raises(ct.ConfigError, match=message):
+        Checkpoints(make(), tmp_path, **rules)
+
+
+def test_what_is_left_of_a_killed_save_is_never_offered(make: Make, tmp_path: Path) -> None:
+    accelerator = make()
+    checkpoints = saved(accelerator, tmp_path, 2)
+    draft = tmp_path / ".step_00000003.tmp"
+    (draft / "native").mkdir(parents=True)
+    (draft / "native" / "half").write_bytes(b"\0")
+    (tmp_path / ".step_00000001.removed").mkdir()
+    (tmp_path / "step_00000009").mkdir()
+    assert checkpoints.steps() == [1, 2]
+    state = prepared(accelerator, MLP, ADAM)
+    checkpoints.restore(state)
+    accelerator.train_step(loss_fn)(state, images(8))
+    checkpoints.save(state)
+    checkpoints.close()
+    assert checkpoints.steps() == [1, 2, 3]
+    assert not draft.exists()
+    assert np.isfinite(state.snapshot().params["layers.0.weight"]).all()

@@ -1,0 +1,43 @@
+"""Between the devices and the host: tensors by canonical name, and the states of torch's generators."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import torch
+
+from crosstrain.snapshot import LazyArrays
+
+
+def lazily(tensors: Mapping[str, torch.Tensor]) -> LazyArrays:
+    """Tensors by canonical name, copied to the host when asked for."""
+    return LazyArrays({name: (tuple(each.shape), partial(to_numpy, each)) for name, each in tensors.items()})
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """A copy on the host; bfloat16, which NumPy lacks, as float32."""
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
+    return np.array(tensor.cpu().numpy(), order="C")
+
+
+@torch.no_grad()
+def copy_into(targets: Mapping[str, torch.Tensor], values: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays of the host into tensors of the same names."""
+    for name, target in targets.items():
+        target.copy_(torch.from_numpy(np.require(values[name], requirements=["C", "W"])))
+
+
+def generators(device: torch.device) -> dict[str, torch.Tensor]:
+    """States of the generators that a user's own layers draw from."""
+    states = {"generator.cpu": torch.get_rng_state()}
+    return states | ({"generator.cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_generators(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Puts back what `generators` gave, as far as it is there."""
+    if "generator.cpu" in states:
+        torch.set_rng_state(states["generator.cpu"])
+    if "generator.cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["generator.cuda"], device)
