@@ -2,10 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 Setting = float | str | bool | tuple[int, ...]
+
+
+class Event(NamedTuple):
+    """A module is entered, with its inputs, or left, with its output.
+
+    Attributes:
+        kind: which of the two.
+        module: canonical path of the call, as in `Probe.activations`.
+    """
+
+    kind: Literal["input", "output"]
+    module: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,14 +27,18 @@ class Probe:
 
     Attributes:
         loss: sum / weight over the batch.
-        activations: canonical module path -> output, in the order in which the modules finished where the engine
-            knows it; a module that runs more than once has `path#1`, `path#2`, ... after `path`. The root is "".
+        activations: canonical module path -> output (of several, the first); a module that runs more than once has
+            `path#1`, `path#2`, ... after `path`. The root is "".
         gradients: canonical parameter name -> gradient of the loss, canonical layout.
+        inputs: canonical module path -> floating arrays it was called with, in order.
+        order: modules entered and left, in the order of execution as far as the engine knows it.
     """
 
     loss: float
     activations: Mapping[str, np.ndarray]
     gradients: Mapping[str, np.ndarray]
+    inputs: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
+    order: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

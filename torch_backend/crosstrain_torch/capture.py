@@ -1,7 +1,7 @@
-"""Looks inside a torch model: outputs of all modules through forward hooks, and the settings of known layers."""
+"""Looks inside a torch model: inputs and outputs of all modules through hooks, and the settings of known layers."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from crosstrain.probe import ModuleSettings, Probe
+from crosstrain.probe import Event, ModuleSettings, Probe
 from crosstrain.step import LossFn
 from crosstrain_torch import naming
 from crosstrain_torch.models.layers import BatchNorm, Dropout
@@ -24,35 +24,68 @@ def probe_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch
 
     def run(state: TorchState, batch: Batch, *others: TorchState) -> Probe:
         kept = {name: buffer.clone() for name, buffer in naming.buffers(state.model).items()}
-        with _outputs(state.model) as activations:
+        with _recorded(state.model) as calls:
             loss = gradient(state, to_device(batch), others)["loss"]
         gradients = state.take_gradients().to_host()
         with torch.no_grad():
             for name, buffer in naming.buffers(state.model).items():
                 buffer.copy_(kept[name])
-        return Probe(loss=float(loss.sum / loss.weight), activations=activations, gradients=gradients)
+        return Probe(
+            loss=float(loss.sum / loss.weight),
+            activations=calls.outputs,
+            gradients=gradients,
+            inputs=calls.inputs,
+            order=tuple(calls.order),
+        )
 
     return run
 
 
+class _Calls:
+    """What modules were called with and what they returned, in the order of execution."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, tuple[np.ndarray, ...]] = {}
+        self.outputs: dict[str, np.ndarray] = {}
+        self.order: list[Event] = []
+        self._open: list[str] = []
+
+    def enter(self, path: str, values: Sequence[Any]) -> None:
+        """Copies the inputs, which a module may overwrite."""
+        calls = sum(event.kind == "input" and event.module.partition("#")[0] == path for event in self.order)
+        name = f"{path}#{calls}" if calls else path
+        self._open.append(name)
+        self.inputs[name] = tuple(to_numpy(value) for value in values if _is_floating(value))
+        self.order.append(Event("input", name))
+
+    def leave(self, output: Any) -> None:
+        """Copies the output; of several, the first."""
+        name = self._open.pop()
+        first = output[0] if isinstance(output, tuple | list) and output else output
+        if _is_floating(first):
+            self.outputs[name] = to_numpy(first)
+            self.order.append(Event("output", name))
+
+
 @contextlib.contextmanager
-def _outputs(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
-    found: dict[str, np.ndarray] = {}
+def _recorded(model: nn.Module) -> Iterator[_Calls]:
+    calls, handles = _Calls(), []
+    for path, module in model.named_modules():
 
-    def hook(path: str) -> Callable[..., None]:
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            if torch.is_tensor(output) and output.is_floating_point():
-                calls = sum(name.partition("#")[0] == path for name in found)
-                found[f"{path}#{calls}" if calls else path] = to_numpy(output)
+        def enter(_: nn.Module, args: Any, kwargs: dict[str, Any], path: str = path) -> None:
+            calls.enter(path, [*args, *kwargs.values()])
 
-        return keep
-
-    handles = [module.register_forward_hook(hook(path)) for path, module in model.named_modules()]
+        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(module.register_forward_hook(lambda _, __, output: calls.leave(output)))
     try:
-        yield found
+        yield calls
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_floating(value: Any) -> bool:
+    return torch.is_tensor(value) and value.is_floating_point()
 
 
 def module_settings(model: nn.Module) -> dict[str, ModuleSettings]:

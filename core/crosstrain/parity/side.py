@@ -78,6 +78,8 @@ class Live:
             found,
             activations=self.names.by_module(found.activations),
             gradients=self.names.to_shared(found.gradients),
+            inputs=self.names.by_module(found.inputs),
+            order=tuple(event._replace(module=self.names.module(event.module)) for event in found.order),
         )
 
     def module_settings(self) -> dict[str, ModuleSettings]:
