@@ -46,9 +46,24 @@ class ModuleSettings:
     """What a layer was configured with, in words that both engines share.
 
     Attributes:
-        kind: `linear`, `conv`, `embedding`, `layer_norm`, `rms_norm`, `batch_norm`, `group_norm` or `dropout`.
+        kind: `linear`, `conv`, `embedding`, `layer_norm`, `rms_norm`, `batch_norm`, `group_norm`, `attention` or
+            `dropout`.
         values: for example `eps`, `momentum` (share of the new statistics), `rate`, `stride`, `padding`.
     """
 
     kind: str
     values: Mapping[str, Setting] = field(default_factory=dict)
+
+
+NATIVE = "native"
+"""Masks that a framework draws: no two engines draw the same."""
+
+
+def dropout_values(rate: float, *, counted: bool) -> dict[str, Setting]:
+    """Settings of a layer that drops values.
+
+    Args:
+        rate: share of the values that is dropped.
+        counted: whether masks are crosstrain's, and so the same on every engine.
+    """
+    return {"rate": float(rate), "masks": ("counted" if counted else NATIVE) if rate else "none"}

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from crosstrain.probe import Event, ModuleSettings, Probe
+from crosstrain.probe import Event, ModuleSettings, Probe, dropout_values
 from crosstrain.step import LossFn
 from crosstrain_jax import naming
 from crosstrain_jax.models.layers import BatchNorm, Dropout
@@ -164,8 +164,13 @@ def _settings(module: nnx.Module) -> ModuleSettings | None:
         case nnx.BatchNorm():
             momentum = round(1.0 - module.momentum, 12)  # flax counts the share of the old statistics
             return ModuleSettings(kind="batch_norm", values={"eps": module.epsilon, "momentum": momentum})
-        case nnx.Dropout() | Dropout():
-            return ModuleSettings(kind="dropout", values={"rate": module.rate})
+        case nnx.Dropout():
+            return ModuleSettings(kind="dropout", values=dropout_values(module.rate, counted=False))
+        case Dropout():
+            return ModuleSettings(kind="dropout", values=dropout_values(module.rate, counted=True))
+        case nnx.MultiHeadAttention():
+            values = dropout_values(module.dropout_rate, counted=False)
+            return ModuleSettings(kind="attention", values={"heads": module.num_heads, **values})
     if type(module).__name__ == "RMSNorm":
         return ModuleSettings(kind="rms_norm", values={"eps": getattr(module, "eps", "machine")})
     return None
@@ -211,6 +216,8 @@ def change_setting(model: nnx.Module, path: str, name: str, value: Any) -> bool:
             module.strides = value
         case nnx.Dropout(), "rate":
             module.rate = value
+        case nnx.MultiHeadAttention(), "rate":
+            module.dropout_rate = value
         case (_, "eps" | "momentum" | "rate") if hasattr(module, name):
             setattr(module, name, value)
         case _:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
-from crosstrain.probe import Event, ModuleSettings, Probe
+from crosstrain.probe import Event, ModuleSettings, Probe, dropout_values
 from crosstrain.step import LossFn
 from crosstrain_torch import naming
 from crosstrain_torch.models.layers import BatchNorm, Dropout
@@ -119,10 +120,13 @@ def _settings(module: nn.Module) -> ModuleSettings | None:
             return ModuleSettings(kind="group_norm", values={"eps": module.eps, "groups": module.num_groups})
         case BatchNorm() | _BatchNorm():
             return ModuleSettings(kind="batch_norm", values={"eps": module.eps, "momentum": module.momentum})
-        case nn.Dropout():
-            return ModuleSettings(kind="dropout", values={"rate": module.p})
+        case _DropoutNd():
+            return ModuleSettings(kind="dropout", values=dropout_values(module.p, counted=False))
         case Dropout():
-            return ModuleSettings(kind="dropout", values={"rate": module.rate})
+            return ModuleSettings(kind="dropout", values=dropout_values(module.rate, counted=True))
+        case nn.MultiheadAttention():
+            values = dropout_values(module.dropout, counted=False)
+            return ModuleSettings(kind="attention", values={"heads": module.num_heads, **values})
     if isinstance(module, nn.RMSNorm) or type(module).__name__ == "RMSNorm":
         return ModuleSettings(kind="rms_norm", values={"eps": getattr(module, "eps", None) or "machine"})
     return None
@@ -132,8 +136,10 @@ def change_setting(model: nn.Module, path: str, name: str, value: Any) -> bool:
     """See `Accelerator.change_setting`."""
     module = model.get_submodule(path)
     match module, name:
-        case nn.Dropout(), "rate":
+        case _DropoutNd(), "rate":
             module.p = value
+        case nn.MultiheadAttention(), "rate":
+            module.dropout = value
         case ((nn.Conv1d() | nn.Conv2d() | nn.Conv3d()), "padding") if not isinstance(value, str):
             if value[::2] != value[1::2]:
                 return False
