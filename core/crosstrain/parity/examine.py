@@ -1,4 +1,4 @@
-"""What `crosstrain parity` finds out about a port: the verdict, fixes, low precision, and what it could not have seen."""
+"""What `crosstrain parity` finds out about a port: verdict, fixes, low precision, and what it could not have seen."""
 
 from dataclasses import dataclass, replace
 

@@ -37,8 +37,7 @@ class FreeRun:
     @property
     def horizon(self) -> int:
         """Steps for which the envelope stays below 84 units in the last place; at least 1."""
-        beyond = np.flatnonzero(np.maximum.accumulate(self.envelope) > HORIZON_ULPS * self.ulp)
-        return max(1, int(beyond[0])) if len(beyond) else len(self.difference)
+        return self._horizon(self.envelope)
 
     @property
     def multiple(self) -> float:
@@ -61,14 +60,18 @@ class FreeRun:
             f"the envelope is the {QUANTILE} quantile of {seeds} nudged runs; at any one step a correct run lies above "
             f"it with probability {' to '.join(odds)}, and above the largest of the {seeds} with 1/{seeds + 1}. The "
             f"limit is {FACTOR:g} envelopes and {FLOOR_ULPS:g} units in the last place: {self.outside} of the {seeds} "
-            f"nudged runs leave the one that the others draw within {self.horizon} steps, so a correct run leaves it "
-            f"with probability below {chance(self.outside, seeds):.0%} ({_CONFIDENCE:.0%} confidence)"
+            f"nudged runs leave the one that the others draw, so a correct run leaves it with probability below "
+            f" {chance(self.outside, seeds):.0%} ({_CONFIDENCE:.0%} confidence)"
         )
+
+    def _horizon(self, envelope: np.ndarray) -> int:
+        beyond = np.flatnonzero(np.maximum.accumulate(envelope) > HORIZON_ULPS * self.ulp)
+        return max(1, int(beyond[0])) if len(beyond) else len(envelope)
 
     def _multiple(self, difference: np.ndarray, nudged: np.ndarray) -> float:
         envelope = np.quantile(nudged, QUANTILE, axis=0)
         allowed = FACTOR * np.maximum.accumulate(envelope) + FLOOR_ULPS * self.ulp
-        return float((difference / allowed)[: self.horizon].max())
+        return float((difference / allowed)[: self._horizon(envelope)].max())
 
 
 def chance(events: int, trials: int) -> float:
