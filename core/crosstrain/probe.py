@@ -55,6 +55,9 @@ class ModuleSettings:
     values: Mapping[str, Setting] = field(default_factory=dict)
 
 
+MACHINE_EPS = "machine"
+"""An eps that is the machine epsilon of the layer's input."""
+
 NATIVE = "native"
 """Masks that a framework draws: no two engines draw the same."""
 

@@ -8,9 +8,10 @@ from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from crosstrain.probe import Event, ModuleSettings, Probe, dropout_values
+from crosstrain.probe import MACHINE_EPS, Event, ModuleSettings, Probe, dropout_values
 from crosstrain.step import LossFn
 from crosstrain_jax import naming
 from crosstrain_jax.models.layers import BatchNorm, Dropout
@@ -78,6 +79,7 @@ class _Call(NamedTuple):
 
 
 _CALLS = "calls"
+_FLOAT64_EPS = float(np.finfo(np.float64).eps)
 
 
 @contextlib.contextmanager
@@ -156,7 +158,8 @@ def _settings(module: nnx.Module) -> ModuleSettings | None:
         case nnx.LayerNorm():
             return ModuleSettings(kind="layer_norm", values={"eps": module.epsilon})
         case nnx.RMSNorm():
-            return ModuleSettings(kind="rms_norm", values={"eps": module.epsilon})
+            eps = MACHINE_EPS if module.epsilon == _FLOAT64_EPS else module.epsilon
+            return ModuleSettings(kind="rms_norm", values={"eps": eps})
         case nnx.GroupNorm():
             return ModuleSettings(kind="group_norm", values={"eps": module.epsilon, "groups": module.num_groups})
         case BatchNorm():
@@ -172,7 +175,7 @@ def _settings(module: nnx.Module) -> ModuleSettings | None:
             values = dropout_values(module.dropout_rate, counted=False)
             return ModuleSettings(kind="attention", values={"heads": module.num_heads, **values})
     if type(module).__name__ == "RMSNorm":
-        return ModuleSettings(kind="rms_norm", values={"eps": getattr(module, "eps", "machine")})
+        return ModuleSettings(kind="rms_norm", values={"eps": getattr(module, "eps", MACHINE_EPS)})
     return None
 
 
@@ -206,6 +209,8 @@ def change_setting(model: nnx.Module, path: str, name: str, value: Any) -> bool:
     owners = {".".join(str(part) for part in each): module for each, module in nnx.iter_modules(model)}
     module = owners[path]
     match module, name:
+        case nnx.RMSNorm(), "eps" if value == MACHINE_EPS:
+            module.epsilon = _FLOAT64_EPS  # of the type in which causes are looked for
         case ((nnx.LayerNorm() | nnx.RMSNorm() | nnx.GroupNorm() | nnx.BatchNorm()), "eps"):
             module.epsilon = value
         case nnx.BatchNorm(), "momentum":

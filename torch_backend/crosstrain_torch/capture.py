@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from crosstrain.probe import Event, ModuleSettings, Probe, dropout_values
+from crosstrain.probe import MACHINE_EPS, Event, ModuleSettings, Probe, dropout_values
 from crosstrain.step import LossFn
 from crosstrain_torch import naming
 from crosstrain_torch.models.layers import BatchNorm, Dropout
@@ -128,7 +128,7 @@ def _settings(module: nn.Module) -> ModuleSettings | None:
             values = dropout_values(module.dropout, counted=False)
             return ModuleSettings(kind="attention", values={"heads": module.num_heads, **values})
     if isinstance(module, nn.RMSNorm) or type(module).__name__ == "RMSNorm":
-        return ModuleSettings(kind="rms_norm", values={"eps": getattr(module, "eps", None) or "machine"})
+        return ModuleSettings(kind="rms_norm", values={"eps": getattr(module, "eps", None) or MACHINE_EPS})
     return None
 
 
@@ -136,6 +136,8 @@ def change_setting(model: nn.Module, path: str, name: str, value: Any) -> bool:
     """See `Accelerator.change_setting`."""
     module = model.get_submodule(path)
     match module, name:
+        case _, "eps" if value == MACHINE_EPS:
+            module.eps = None
         case _DropoutNd(), "rate":
             module.p = value
         case nn.MultiheadAttention(), "rate":

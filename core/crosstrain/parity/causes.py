@@ -71,7 +71,8 @@ def update(name: str, evidence: "Evidence", moments: Mapping[str, float], limit:
     """Why an update from equal gradients differs."""
     old = evidence.start.params[name]
     x, y = evidence.a.params[name] - old, evidence.b.params[name] - old
-    if any(not value <= limit for slot, value in moments.items() if slot.endswith(f"/{name}")):
+    kept = {slot: value for slot, value in moments.items() if not slot.startswith("average/")}
+    if any(not value <= limit for slot, value in kept.items() if slot.endswith(f"/{name}")):
         if _aligned(_moment_gap(name, evidence), old):
             return (
                 "its moments differ by a multiple of the weights: coupled against decoupled weight decay, or its value"
@@ -85,6 +86,14 @@ def update(name: str, evidence: "Evidence", moments: Mapping[str, float], limit:
     if ratio is not None:
         return f"the update is {ratio:.6g} times as large: the learning rate, or bias correction"
     return "its moments agree: eps, bias correction, nesterov, or how the update is scaled"
+
+
+def moment(slot: str, updates: Mapping[str, float], limit: float) -> str:
+    """Why a moment from equal gradients differs; `slot` is `slot/parameter`."""
+    kind, _, name = slot.partition("/")
+    if kind != "average":
+        return "a moment accumulates differently"
+    return "the average's decay or start" if updates.get(name, 0.0) <= limit else "follows from the update"
 
 
 def whole(name: str, measured: Mapping[str, float], limit: float) -> str:

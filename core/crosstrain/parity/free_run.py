@@ -61,7 +61,7 @@ class FreeRun:
             f"it with probability {' to '.join(odds)}, and above the largest of the {seeds} with 1/{seeds + 1}. The "
             f"limit is {FACTOR:g} envelopes and {FLOOR_ULPS:g} units in the last place: {self.outside} of the {seeds} "
             f"nudged runs leave the one that the others draw, so a correct run leaves it with probability below "
-            f" {chance(self.outside, seeds):.0%} ({_CONFIDENCE:.0%} confidence)"
+            f"{chance(self.outside, seeds):.0%} ({_CONFIDENCE:.0%} confidence)"
         )
 
     def _horizon(self, envelope: np.ndarray) -> int:

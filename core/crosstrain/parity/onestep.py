@@ -48,7 +48,7 @@ class OneStep:
         activations: outputs by module path, in the order of execution.
         gradients: by parameter, in the order in which the backward pass reaches them.
         updates: by parameter, from the same gradients.
-        moments: by `slot/parameter`, from the same gradients.
+        moments: by `slot/parameter`, from the same gradients; averages of the weights have the slot `average`.
         whole: what the whole step (accumulation, clipping, buffers) changed differently although its parts agree.
         findings: what exceeds the limits, in causal order.
     """
@@ -126,7 +126,8 @@ def _updates(start: Snapshot, a: Snapshot, b: Snapshot) -> dict[str, float]:
 
 
 def _flat_moments(snapshot: Snapshot) -> dict[str, np.ndarray]:
-    return {f"{slot}/{name}": values for slot, each in snapshot.moments.items() for name, values in each.items()}
+    kept = {**snapshot.moments, "average": snapshot.averages}
+    return {f"{slot}/{name}": values for slot, each in kept.items() for name, values in each.items()}
 
 
 def _whole_step(a: Live, b: Live, start: Snapshot, batch: Arrays) -> dict[str, float]:
@@ -175,7 +176,7 @@ def _findings(measured: OneStep, evidence: Evidence, limits: Limits, parted: lis
         for name, value in exceeding(measured.updates, limits.update)
     ]
     optimizer += [
-        found("optimizer", name, value, limits.update, "a moment accumulates differently")
+        found("optimizer", name, value, limits.update, causes.moment(name, measured.updates, limits.update))
         for name, value in exceeding(measured.moments, limits.update)
     ]
     before = [*activations, *loss, *backward, *optimizer]

@@ -1,5 +1,6 @@
 """A report on a port as tables and sentences, which the terminal and the page both show."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -97,6 +98,8 @@ _FIX_HEADS = ("tried on the other side", "loss difference before", "after", "out
 
 def _fix_row(fix: Fix) -> list[str]:
     outcome = f"helps, {fix.findings} differences left" if fix.helps else "does not help"
+    if math.isnan(fix.after) and not math.isnan(fix.before):
+        outcome = "does not run"
     return [fix.text, f"{fix.before:.1e}", f"{fix.after:.1e}", "closes the gap" if fix.closes else outcome]
 
 
