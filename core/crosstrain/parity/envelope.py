@@ -22,6 +22,7 @@ from crosstrain.random import philox, uniform
 from crosstrain.state import Snapshot
 
 ULP = {"fp32": 2.0**-23, "bf16": 2.0**-8}
+UPDATE = "update of "
 _VANISHING = 1e-3
 
 
@@ -65,7 +66,7 @@ class LowPrecision:
         """Resynchronised differences that rounding does not explain."""
         return tuple(
             Finding(
-                channel="loss" if name == "loss" else "optimizer" if name.startswith("update of") else "backward",
+                channel="loss" if name == "loss" else "optimizer" if name.startswith(UPDATE) else "backward",
                 where=name,
                 difference=value,
                 limit=1.0,
@@ -182,7 +183,7 @@ def _updates(a: Live, b: Live, state: Snapshot, gradients: Mapping[str, np.ndarr
         x, y = after[0][name].astype(np.float64) - old, after[1][name].astype(np.float64) - old
         ulp = ULP["fp32"]
         allowed = FACTOR * ulp * np.abs(old).max(initial=0.0) + FACTOR * FLOOR_ULPS * ulp * np.abs(x).max(initial=0.0)
-        multiples[f"update of {name}"] = float(np.abs(x - y).max(initial=0.0) / allowed) if allowed else 0.0
+        multiples[f"{UPDATE}{name}"] = float(np.abs(x - y).max(initial=0.0) / allowed) if allowed else 0.0
     return multiples
 
 

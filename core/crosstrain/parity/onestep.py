@@ -168,7 +168,7 @@ def _findings(measured: OneStep, evidence: Evidence, limits: Limits, parted: lis
     order = list(measured.gradients)
     wrong = dict(exceeding(measured.gradients, limits.gradient))
     backward = [
-        found("backward", name, value, limits.gradient, causes.gradient(name, evidence, _agreeing(name, order, wrong)))
+        found("backward", name, value, limits.gradient, follows if parted else _gradient(name, evidence, order, wrong))
         for name, value in wrong.items()
     ]
     optimizer = [
@@ -193,7 +193,7 @@ def _only(measured: Mapping[str, float], names: Iterable[str]) -> dict[str, floa
     return {name: value for name, value in measured.items() if name in names}
 
 
-def _agreeing(name: str, order: list[str], wrong: Mapping[str, float]) -> str | None:
-    """The parameter that a backward pass reaches just before this one, if its gradient agrees."""
+def _gradient(name: str, evidence: Evidence, order: list[str], wrong: Mapping[str, float]) -> str:
     index = order.index(name)
-    return order[index - 1] if index and order[index - 1] not in wrong else None
+    before = order[index - 1] if index else None
+    return causes.gradient(name, evidence, before if before not in wrong else None)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from crosstrain.parity.envelope import LowPrecision
+from crosstrain.parity.envelope import UPDATE, LowPrecision
 from crosstrain.parity.examine import LOW, Report
 from crosstrain.parity.findings import Finding
 from crosstrain.parity.fixes import Fix
@@ -125,8 +125,12 @@ def _low_checks(low: Sequence[LowPrecision]) -> TableSection:
     rows = []
     for each in low:
         for check in each.checks:
-            updates = {name: value for name, value in check.multiples.items() if name.startswith("update of ")}
-            gradients = {name: v for name, v in check.multiples.items() if name != "loss" and name not in updates}
+            updates = {
+                name.removeprefix(UPDATE): value for name, value in check.multiples.items() if name.startswith(UPDATE)
+            }
+            gradients = {
+                name: value for name, value in check.multiples.items() if name != "loss" and not name.startswith(UPDATE)
+            }
             worst = [_worst(channel, "{:.2f}") for channel in (gradients, updates)]
             rows.append([each.precision, str(check.step), f"{check.multiples['loss']:.2f}", *worst])
     title = (

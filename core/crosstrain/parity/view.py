@@ -51,6 +51,6 @@ def _element(section: Section) -> str:
 
     match section:
         case TableSection(title, heads, rows):
-            return html_table(title[:1].upper() + title[1:], heads, rows)
+            return html_table(title[:1].upper() + title[1:], heads, rows, words=True)
         case Sentence(text, tone):
             return f'<p class="{tone}">{html.escape(text)}</p>'
