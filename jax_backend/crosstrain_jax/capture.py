@@ -1,13 +1,17 @@
-"""Looks inside a flax model: outputs of all modules through `nnx.capture`, and the settings of known layers."""
+"""Looks inside a flax model: inputs and outputs of all modules through `nnx.capture`, and settings of known layers."""
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from crosstrain.probe import ModuleSettings, Probe
+from crosstrain.probe import MACHINE_EPS, Event, ModuleSettings, Probe, dropout_values
 from crosstrain.step import LossFn
 from crosstrain_jax import naming
 from crosstrain_jax.host import to_canonical
@@ -22,16 +26,17 @@ def probe_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch
     """See `Accelerator.probe_step`."""
 
     def compile_program(layouts: tuple[Layout, ...]) -> Program:
-        # The gradients are those of the ordinary program; only the loss function is wrapped, so that the outputs of the
-        # model's modules come back beside the loss, as metrics do.
-        captured: dict[str, Any] = {}
+        # The gradients are those of the ordinary program; only the loss function is wrapped, so that what the model's
+        # modules were given and returned comes back beside the loss, as metrics do.
+        calls: dict[str, Any] = {}
+        order: list[Event] = []
 
         def capturing(model: nnx.Module, batch: Batch, ops: JaxOps, *others: nnx.Module) -> Any:
-            outputs, found = nnx.capture(
-                lambda m: loss_fn(m, batch, ops, *others), nnx.Intermediate, method_outputs=nnx.Intermediate
-            )(model)
-            captured.clear()
-            captured.update(_flatten(found))
+            calls.clear()
+            order.clear()
+            with _recorded(model, order):
+                outputs, found = nnx.capture(lambda m: loss_fn(m, batch, ops, *others), nnx.Intermediate)(model)
+            calls.update(_flatten(found))
             return outputs
 
         program = Program(runtime, capturing, layouts)
@@ -41,35 +46,98 @@ def probe_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch
                 rows = jnp.arange(len(next(iter(batch.values()))), dtype=jnp.uint32)
                 result, _ = program.forward(params, buffers, batch, runtime.step_random(count, rows), others)
                 loss, _ = program.table(result, batch)
-                return loss.sum / loss.weight, dict(captured)
+                return loss.sum / loss.weight, dict(calls)
 
-            (loss, activations), grads = jax.value_and_grad(objective, has_aux=True)(params)
-            return loss, activations, grads
+            (loss, found), grads = jax.value_and_grad(objective, has_aux=True)(params)
+            return loss, found, grads
 
-        program.run = runtime.in_scope(jax.jit(probe))
+        compiled = runtime.in_scope(jax.jit(probe))
+        program.run = lambda *inputs: (*compiled(*inputs), tuple(order))
         return program
 
     programs = Programs(compile_program)
 
     def run(state: JaxState, batch: Batch, *others: JaxState) -> Probe:
         program = programs.get(state, others)
-        loss, activations, grads = program.run(
-            state.params, state.buffers, state.count, to_device(batch), arrays(others)
+        device_batch = to_device(batch)
+        loss, calls, grads, order = program.run(state.params, state.buffers, state.count, device_batch, arrays(others))
+        return Probe(
+            loss=float(loss),
+            activations={name: to_host(call.output) for name, call in calls.items() if call.output is not None},
+            gradients=to_canonical(state.layout.params, grads),
+            inputs={name: tuple(to_host(value) for value in call.inputs) for name, call in calls.items()},
+            order=order,
         )
-        found = {name: to_host(values) for name, values in activations.items()}
-        return Probe(loss=float(loss), activations=found, gradients=to_canonical(state.layout.params, grads))
 
     return run
 
 
-def _flatten(captured: Any) -> dict[str, jax.Array]:
-    found: dict[str, jax.Array] = {}
+class _Call(NamedTuple):
+    """One call of one module: the floating arrays it was given, and what it returned (of several, the first)."""
+
+    inputs: tuple[jax.Array, ...]
+    output: jax.Array | None
+
+
+_CALLS = "calls"
+_FLOAT64_EPS = float(np.finfo(np.float64).eps)
+
+
+@contextlib.contextmanager
+def _recorded(model: nnx.Module, order: list[Event]) -> Iterator[None]:
+    """Lets every module of the model sow its calls, and notes the order in which they are traced.
+
+    `nnx.capture` could do so for outputs, but not for inputs, nor for modules that inherit `__call__`.
+    """
+    paths = {id(module): ".".join(str(part) for part in path) for path, module in nnx.iter_modules(model)}
+    classes = {base for _, module in nnx.iter_modules(model) for base in type(module).__mro__}
+    running: list[int] = []
+    with contextlib.ExitStack() as stack:
+        for each in classes:
+            if "__call__" in vars(each) and issubclass(each, nnx.Module):
+                wrapped = _recording(vars(each)["__call__"], paths, order, running)
+                stack.enter_context(patch.object(each, "__call__", wrapped))
+        yield
+
+
+def _recording(call: Callable[..., Any], paths: dict[int, str], order: list[Event], running: list[int]) -> Any:
+    @functools.wraps(call)
+    def recording(self: nnx.Module, *args: Any, **kwargs: Any) -> Any:
+        if id(self) in running:  # `super().__call__`
+            return call(self, *args, **kwargs)
+        # A copy of a module inside a transform has no known path: its values are sown, its place in the order is not.
+        path = paths.get(id(self))
+        count = sum(event.kind == "input" and event.module.partition("#")[0] == path for event in order)
+        name = f"{path}#{count}" if count else path
+        if name is not None:
+            order.append(Event("input", name))
+        running.append(id(self))
+        try:
+            output = call(self, *args, **kwargs)
+        finally:
+            running.pop()
+        first = output[0] if isinstance(output, tuple | list) and output else output
+        inputs = tuple(value for value in (*args, *kwargs.values()) if _is_floating(value))
+        if hasattr(self, "__captures__"):
+            self.sow(nnx.Intermediate, _CALLS, _Call(inputs, first if _is_floating(first) else None))
+        if name is not None:
+            order.append(Event("output", name))
+        return output
+
+    return recording
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, jax.Array) and bool(jnp.issubdtype(value.dtype, jnp.floating))
+
+
+def _flatten(captured: Any) -> dict[str, _Call]:
+    found: dict[str, _Call] = {}
     for path, variable in nnx.to_flat_state(captured):
-        *prefix, method = (str(part) for part in path)
-        name = ".".join(prefix if method == "__call__" else [*prefix, method])
-        for call, values in enumerate(variable.get_value()):
-            if isinstance(values, jax.Array) and jnp.issubdtype(values.dtype, jnp.floating):
-                found[f"{name}#{call}" if call else name] = values
+        *prefix, kind = (str(part) for part in path)
+        for index, call in enumerate(variable.get_value() if kind == _CALLS else ()):
+            name = ".".join(prefix)
+            found[f"{name}#{index}" if index else name] = call
     return found
 
 
@@ -88,8 +156,13 @@ def _settings(module: nnx.Module) -> ModuleSettings | None:
             return ModuleSettings(kind="conv", values=_conv(module))
         case nnx.Embed():
             return ModuleSettings(kind="embedding")
-        case nnx.Dropout() | Dropout():
-            return ModuleSettings(kind="dropout", values={"rate": module.rate})
+        case nnx.Dropout():
+            return ModuleSettings(kind="dropout", values=dropout_values(module.rate, counted=False))
+        case Dropout():
+            return ModuleSettings(kind="dropout", values=dropout_values(module.rate, counted=True))
+        case nnx.MultiHeadAttention():
+            values = dropout_values(module.dropout_rate, counted=False)
+            return ModuleSettings(kind="attention", values={"heads": module.num_heads, **values})
     return _norm(module)
 
 
@@ -100,7 +173,8 @@ def _norm(module: nnx.Module) -> ModuleSettings | None:
         case nnx.LayerNorm():
             return ModuleSettings(kind="layer_norm", values={"eps": module.epsilon})
         case nnx.RMSNorm():
-            return ModuleSettings(kind="rms_norm", values={"eps": module.epsilon})
+            eps = MACHINE_EPS if module.epsilon == _FLOAT64_EPS else module.epsilon
+            return ModuleSettings(kind="rms_norm", values={"eps": eps})
         case GroupNorm():
             return ModuleSettings(kind="group_norm", values={"eps": module.eps, "groups": module.groups})
         case nnx.GroupNorm():
@@ -113,7 +187,7 @@ def _norm(module: nnx.Module) -> ModuleSettings | None:
             momentum = round(1.0 - module.momentum, 12)  # flax counts the share of the old statistics
             return ModuleSettings(kind="batch_norm", values={"eps": module.epsilon, "momentum": momentum})
     if type(module).__name__ == "RMSNorm":
-        return ModuleSettings(kind="rms_norm", values={"eps": getattr(module, "eps", "machine")})
+        return ModuleSettings(kind="rms_norm", values={"eps": getattr(module, "eps", MACHINE_EPS)})
     return None
 
 
@@ -147,6 +221,8 @@ def change_setting(model: nnx.Module, path: str, name: str, value: Any) -> bool:
     owners = {".".join(str(part) for part in each): module for each, module in nnx.iter_modules(model)}
     module = owners[path]
     match module, name:
+        case nnx.RMSNorm(), "eps" if value == MACHINE_EPS:
+            module.epsilon = _FLOAT64_EPS  # of the type in which causes are looked for
         case (_, "eps") if hasattr(module, "epsilon"):  # flax's norms
             module.epsilon = value
         case nnx.BatchNorm(), "momentum":
@@ -157,6 +233,8 @@ def change_setting(model: nnx.Module, path: str, name: str, value: Any) -> bool:
             module.strides = value
         case nnx.Dropout(), "rate":
             module.rate = value
+        case nnx.MultiHeadAttention(), "rate":
+            module.dropout_rate = value
         case (_, "eps" | "momentum" | "rate") if hasattr(module, name):
             setattr(module, name, value)
         case _:

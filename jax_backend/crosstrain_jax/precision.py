@@ -1,8 +1,10 @@
 """Dtypes of the JAX engine: how leaves and batches are cast for one forward pass, and 64-bit mode."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -61,11 +63,45 @@ def scope(precision: Precision) -> contextlib.AbstractContextManager[Any]:
     return jax.enable_x64(True) if needs_x64(precision) else contextlib.nullcontext()
 
 
-def forward_scope(precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """Full precision in matrix products and convolutions unless they are bfloat16; entered while tracing."""
-    if precision.compute_dtype == "bfloat16":
-        return contextlib.nullcontext()
-    return jax.default_matmul_precision("highest")
+@contextlib.contextmanager
+def forward_scope(precision: Precision) -> Iterator[None]:
+    """Full precision in matrix products and convolutions unless they are bfloat16; entered while tracing.
+
+    `jax.nn.dot_product_attention` computes float64 inputs in float32; a float64 run gets it in float64.
+    """
+    with contextlib.ExitStack() as stack:
+        if precision.compute_dtype != "bfloat16":
+            stack.enter_context(jax.default_matmul_precision("highest"))
+        if precision.compute_dtype == "float64":
+            wide = functools.partial(_attention, jax.nn.dot_product_attention)
+            stack.enter_context(patch.object(jax.nn, "dot_product_attention", wide))
+        yield
+
+
+def _attention(
+    original: Callable[..., jax.Array],
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    *,
+    scale: float | None = None,
+    is_causal: bool = False,
+    **options: Any,
+) -> jax.Array:
+    """`jax.nn.dot_product_attention` (its positional order; (..., T, N, H) arrays) in the type of its inputs."""
+    if query.dtype != jnp.float64 or options:
+        return original(query, key, value, bias, mask, scale=scale, is_causal=is_causal, **options)
+    key, value = (jnp.repeat(each, query.shape[-2] // each.shape[-2], axis=-2) for each in (key, value))
+    if is_causal:
+        causal = jnp.tril(jnp.ones((query.shape[-3], key.shape[-3]), bool))
+        mask = causal if mask is None else mask & causal
+    scores = jnp.einsum("...tnh,...snh->...nts", query, key) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scores = scores if bias is None else scores + bias
+    # As in the original, a row that is masked everywhere has equal weights, not NaN.
+    scores = scores if mask is None else jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    return jnp.einsum("...nts,...snh->...tnh", jax.nn.softmax(scores, axis=-1), value)
 
 
 def to_host(values: jax.Array) -> np.ndarray:

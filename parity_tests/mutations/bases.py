@@ -14,7 +14,7 @@ import crosstrain as ct
 from crosstrain.data.sources import as_source
 from crosstrain.optim import undecayed
 from crosstrain.parity.side import Live, Side
-from crosstrain.random import permutation
+from crosstrain.random import normal, permutation
 from crosstrain.step import StepOptions
 
 TOTAL_STEPS = 40
@@ -37,6 +37,10 @@ class Base:
     config: Any
     optimizer: Any
     options: StepOptions = field(default_factory=StepOptions)
+    average: Any = None
+
+    def initial_weights(self, seed: int) -> dict[str, np.ndarray]:
+        return self.config.initial_weights(seed)
 
     def side(self, backend: str) -> Side:
         return Side(
@@ -46,7 +50,32 @@ class Base:
             optimizer=self.optimizer,
             batches=functools.partial(batch_of, self.kind),
             options=self.options,
+            average=self.average,
         )
+
+
+class NativeBase:
+    """A user's own models: torch's and flax's layers as they are, a LayerNorm among them."""
+
+    def initial_weights(self, seed: int) -> dict[str, np.ndarray]:
+        shapes = self.side("torch").open("fp64").shapes
+        return {
+            name: 1.0 + 0.1 * normal(seed, name, shape) if name.startswith("norm") else 0.3 * normal(seed, name, shape)
+            for name, shape in shapes.items()
+        }
+
+    def side(self, backend: str) -> Side:
+        torch, jax, _ = _native_port().sides()
+        return torch if backend == "torch" else jax
+
+
+@functools.cache
+def _native_port() -> Any:
+    from parity_tests.verdict.small_port import small_port
+
+    return small_port(
+        optimizer=ct.adamw(ct.one_cycle(3e-3, TOTAL_STEPS), groups=(undecayed(),)), total_steps=TOTAL_STEPS
+    )
 
 
 def batch_of(kind: str, step: int) -> dict[str, np.ndarray]:
@@ -82,7 +111,26 @@ BASES = {
         optimizer=ct.adamw(ct.cosine(3e-3, TOTAL_STEPS, warmup_steps=8), betas=(0.9, 0.95), weight_decay=0.1),
         options=StepOptions(accumulate_steps=2, clip_norm=0.5),
     ),
+    "native": NativeBase(),
+    "muon": Base(
+        kind="gpt",
+        config=ct.models.GPTConfig(dim=16, n_layers=1, n_heads=2, n_kv_heads=1, max_seq_len=16),
+        optimizer=ct.muon(ct.cosine(0.02, TOTAL_STEPS, warmup_steps=8), weight_decay=0.1),
+        average=ct.ema(0.9),
+    ),
+    **{
+        name: Base(kind="mlp", config=ct.models.MLPConfig(hidden=(8,)), optimizer=optimizer)
+        for name, optimizer in (
+            ("lion", ct.lion(ct.one_cycle(1e-3, TOTAL_STEPS), weight_decay=0.1)),
+            ("nadam", ct.nadam(ct.one_cycle(3e-3, TOTAL_STEPS))),
+            ("rmsprop", ct.rmsprop(ct.one_cycle(1e-3, TOTAL_STEPS))),
+            ("adafactor", ct.adafactor(ct.one_cycle(1e-2, TOTAL_STEPS))),
+        )
+    },
 }
+
+PAIRED = ("mlp", "resnet9", "gpt")
+"""Pairs of one model each; the others train the same models with other optimizers."""
 
 
 @functools.cache

@@ -24,6 +24,31 @@ def forward(path: str, function: Callable[..., Any]) -> Patch:
     return apply
 
 
+def attribute(path: str, **values: Any) -> Patch:
+    """Sets attributes of one submodule."""
+
+    def apply(model: Module) -> None:
+        for name, value in values.items():
+            setattr(model.get_submodule(path), name, value)
+
+    return apply
+
+
+class _Table(torch.nn.Module):
+    """An embedding that is not torch's, so that its table passes for an ordinary matrix."""
+
+    def __init__(self, weight: torch.nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return F.embedding(tokens, self.weight)
+
+
+def unknown_embedding(model: Module) -> None:
+    model.tok_embeddings = _Table(model.tok_embeddings.weight)
+
+
 def transposed(module: Module, _: Any, x: torch.Tensor) -> torch.Tensor:
     return F.linear(x, module.weight.T, module.bias)
 

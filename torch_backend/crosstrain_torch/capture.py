@@ -1,16 +1,17 @@
-"""Looks inside a torch model: outputs of all modules through forward hooks, and the settings of known layers."""
+"""Looks inside a torch model: inputs and outputs of all modules through hooks, and the settings of known layers."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from crosstrain.probe import ModuleSettings, Probe
+from crosstrain.probe import MACHINE_EPS, Event, ModuleSettings, Probe, dropout_values
 from crosstrain.step import LossFn
 from crosstrain_torch import naming
 from crosstrain_torch.host import to_numpy
@@ -26,35 +27,68 @@ def probe_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch
 
     def run(state: TorchState, batch: Batch, *others: TorchState) -> Probe:
         kept = {name: buffer.clone() for name, buffer in naming.buffers(state.model).items()}
-        with _outputs(state.model) as activations:
+        with _recorded(state.model) as calls:
             loss = gradient(state, to_device(batch), others)["loss"]
         gradients = state.take_gradients().to_host()
         with torch.no_grad():
             for name, buffer in naming.buffers(state.model).items():
                 buffer.copy_(kept[name])
-        return Probe(loss=float(loss.sum / loss.weight), activations=activations, gradients=gradients)
+        return Probe(
+            loss=float(loss.sum / loss.weight),
+            activations=calls.outputs,
+            gradients=gradients,
+            inputs=calls.inputs,
+            order=tuple(calls.order),
+        )
 
     return run
 
 
+class _Calls:
+    """What modules were called with and what they returned, in the order of execution."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, tuple[np.ndarray, ...]] = {}
+        self.outputs: dict[str, np.ndarray] = {}
+        self.order: list[Event] = []
+        self._open: list[str] = []
+
+    def enter(self, path: str, values: Sequence[Any]) -> None:
+        """Copies the inputs, which a module may overwrite."""
+        calls = sum(event.kind == "input" and event.module.partition("#")[0] == path for event in self.order)
+        name = f"{path}#{calls}" if calls else path
+        self._open.append(name)
+        self.inputs[name] = tuple(to_numpy(value) for value in values if _is_floating(value))
+        self.order.append(Event("input", name))
+
+    def leave(self, output: Any) -> None:
+        """Copies the output; of several, the first."""
+        name = self._open.pop()
+        first = output[0] if isinstance(output, tuple | list) and output else output
+        if _is_floating(first):
+            self.outputs[name] = to_numpy(first)
+            self.order.append(Event("output", name))
+
+
 @contextlib.contextmanager
-def _outputs(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
-    found: dict[str, np.ndarray] = {}
+def _recorded(model: nn.Module) -> Iterator[_Calls]:
+    calls, handles = _Calls(), []
+    for path, module in model.named_modules():
 
-    def hook(path: str) -> Callable[..., None]:
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            if torch.is_tensor(output) and output.is_floating_point():
-                calls = sum(name.partition("#")[0] == path for name in found)
-                found[f"{path}#{calls}" if calls else path] = to_numpy(output)
+        def enter(_: nn.Module, args: Any, kwargs: dict[str, Any], path: str = path) -> None:
+            calls.enter(path, [*args, *kwargs.values()])
 
-        return keep
-
-    handles = [module.register_forward_hook(hook(path)) for path, module in model.named_modules()]
+        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(module.register_forward_hook(lambda _, __, output: calls.leave(output)))
     try:
-        yield found
+        yield calls
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_floating(value: Any) -> bool:
+    return torch.is_tensor(value) and value.is_floating_point()
 
 
 def module_settings(model: nn.Module) -> dict[str, ModuleSettings]:
@@ -82,10 +116,13 @@ def _settings(module: nn.Module) -> ModuleSettings | None:
             return ModuleSettings(kind="conv", values=values)
         case nn.Embedding():
             return ModuleSettings(kind="embedding")
-        case nn.Dropout():
-            return ModuleSettings(kind="dropout", values={"rate": module.p})
+        case _DropoutNd():
+            return ModuleSettings(kind="dropout", values=dropout_values(module.p, counted=False))
         case Dropout():
-            return ModuleSettings(kind="dropout", values={"rate": module.rate})
+            return ModuleSettings(kind="dropout", values=dropout_values(module.rate, counted=True))
+        case nn.MultiheadAttention():
+            values = dropout_values(module.dropout, counted=False)
+            return ModuleSettings(kind="attention", values={"heads": module.num_heads, **values})
     return _norm(module)
 
 
@@ -103,7 +140,7 @@ def _norm(module: nn.Module) -> ModuleSettings | None:
         case BatchNorm() | _BatchNorm():
             return ModuleSettings(kind="batch_norm", values={"eps": module.eps, "momentum": module.momentum})
     if isinstance(module, nn.RMSNorm) or type(module).__name__ == "RMSNorm":
-        return ModuleSettings(kind="rms_norm", values={"eps": getattr(module, "eps", None) or "machine"})
+        return ModuleSettings(kind="rms_norm", values={"eps": getattr(module, "eps", None) or MACHINE_EPS})
     return None
 
 
@@ -111,8 +148,12 @@ def change_setting(model: nn.Module, path: str, name: str, value: Any) -> bool:
     """See `Accelerator.change_setting`."""
     module = model.get_submodule(path)
     match module, name:
-        case nn.Dropout(), "rate":
+        case _, "eps" if value == MACHINE_EPS:
+            module.eps = None
+        case _DropoutNd(), "rate":
             module.p = value
+        case nn.MultiheadAttention(), "rate":
+            module.dropout = value
         case ((nn.Conv1d() | nn.Conv2d() | nn.Conv3d()), "padding") if not isinstance(value, str):
             if value[::2] != value[1::2]:
                 return False

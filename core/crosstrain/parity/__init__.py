@@ -2,6 +2,7 @@
 
 from crosstrain.parity.compare import Comparison, accuracy_limit, relative_difference
 from crosstrain.parity.envelope import LowPrecision, compare_low_precision
+from crosstrain.parity.examine import Report, examine
 from crosstrain.parity.findings import Finding
 from crosstrain.parity.onestep import OneStep, one_step
 from crosstrain.parity.port import Port, load_port
@@ -19,6 +20,7 @@ __all__ = [
     "Planted",
     "Port",
     "Recipe",
+    "Report",
     "Side",
     "Trace",
     "Verdict",
@@ -27,6 +29,7 @@ __all__ = [
     "compare",
     "compare_low_precision",
     "detection",
+    "examine",
     "load_port",
     "one_step",
     "record",

@@ -5,22 +5,36 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crosstrain.parity.findings import oriented
+
 if TYPE_CHECKING:
     from crosstrain.parity.onestep import Evidence
 
 _ALIGNED = 0.999
+_APPROXIMATE = 1e-2
 
 
-def activation(name: str, measured: Mapping[str, float], limit: float) -> str:
-    """The last module that still agreed, since the difference may come from an operation between the two."""
-    earlier = None
-    for other, value in measured.items():
-        if other == name:
-            break
-        if value <= limit and not name.startswith(f"{other}.") and other:
-            earlier = other
-    place = f"in {name or 'the model'}"
-    return f"{place}, or between {earlier} (the last output that agrees) and it" if earlier else place
+def between(x: np.ndarray, y: np.ndarray) -> str:
+    """What kind of operation makes `y` of what should be `x`."""
+    turned = oriented(x, y)
+    if turned is None:
+        return f"shape {x.shape} against {y.shape}"
+    y = turned
+    ratio = _ratio(x, y)
+    if ratio is not None:
+        return f"the values are {ratio:.6g} times as large: a scale on one side only"
+    if x.ndim > 1 and len(x) == len(y) and _permuted(x, y):
+        return "the same values in another order: a flatten of (C, H, W) against (H, W, C), a transpose, heads"
+    gap = float(np.abs(x - y).max()) / float(np.abs(x).max() or 1.0)
+    if gap < _APPROXIMATE:
+        return "nearly the same function: an approximation (GELU's tanh form), an eps, or lower precision"
+    return "another operation, or one that only one side has"
+
+
+def _permuted(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether every example has the same values, in another order."""
+    a, b = (np.sort(each.reshape(len(each), -1), axis=-1) for each in (x, y))
+    return bool(np.allclose(a, b, rtol=1e-9, atol=1e-9 * float(np.abs(a).max())))
 
 
 def loss(activations_differ: bool) -> str:
@@ -30,15 +44,16 @@ def loss(activations_differ: bool) -> str:
     return "all activations agree: the loss itself (smoothing, ignored labels, reduction), or what follows the model"
 
 
-def gradient(name: str, evidence: "Evidence") -> str:
-    """Why a gradient differs."""
+def gradient(name: str, evidence: "Evidence", after: str | None) -> str:
+    """Why a gradient differs; `after` is the parameter that the backward pass reaches just before, and that agrees."""
     x, y = (probe.gradients[name] for probe in evidence.probes)
+    since = f"; {after}, which the backward pass reaches before, agrees" if after else ""
+    if not np.any(y) or not np.any(x):
+        return f"no gradient arrives on one side: a detached or unused parameter{since}"
     ratio = _ratio(x, y)
     if ratio is not None:
-        return f"gradients are {ratio:.6g} times as large: a mean against a sum, or a scaled loss"
-    if not np.any(y) or not np.any(x):
-        return "no gradient arrives on one side: a detached or unused parameter"
-    return "the backward pass (a custom gradient, a tie rule, a detached value), or a layer after this one"
+        return f"gradients are {ratio:.6g} times as large: a mean against a sum, or a scaled loss{since}"
+    return f"the backward pass: a custom gradient, a tie rule, a detached value{since}"
 
 
 def buffer(name: str, evidence: "Evidence") -> str:
@@ -56,7 +71,8 @@ def update(name: str, evidence: "Evidence", moments: Mapping[str, float], limit:
     """Why an update from equal gradients differs."""
     old = evidence.start.params[name]
     x, y = evidence.a.params[name] - old, evidence.b.params[name] - old
-    if any(not value <= limit for slot, value in moments.items() if slot.endswith(f"/{name}")):
+    kept = {slot: value for slot, value in moments.items() if not slot.startswith("average/")}
+    if any(not value <= limit for slot, value in kept.items() if slot.endswith(f"/{name}")):
         if _aligned(_moment_gap(name, evidence), old):
             return (
                 "its moments differ by a multiple of the weights: coupled against decoupled weight decay, or its value"
@@ -70,6 +86,14 @@ def update(name: str, evidence: "Evidence", moments: Mapping[str, float], limit:
     if ratio is not None:
         return f"the update is {ratio:.6g} times as large: the learning rate, or bias correction"
     return "its moments agree: eps, bias correction, nesterov, or how the update is scaled"
+
+
+def moment(slot: str, updates: Mapping[str, float], limit: float) -> str:
+    """Why a moment from equal gradients differs; `slot` is `slot/parameter`."""
+    kind, _, name = slot.partition("/")
+    if kind != "average":
+        return "a moment accumulates differently"
+    return "the average's decay or start" if updates.get(name, 0.0) <= limit else "follows from the update"
 
 
 def whole(name: str, measured: Mapping[str, float], limit: float) -> str:

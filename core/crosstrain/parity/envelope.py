@@ -12,19 +12,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from crosstrain.data.sources import Arrays
+from crosstrain.errors import ConfigError
 from crosstrain.parity.compare import relative_difference
 from crosstrain.parity.findings import Finding, differences
+from crosstrain.parity.free_run import FACTOR, FLOOR_ULPS, FreeRun
 from crosstrain.parity.side import Live, Side
 from crosstrain.parity.verdict import checked_steps
 from crosstrain.random import philox, uniform
 from crosstrain.snapshot import Snapshot
 
 ULP = {"fp32": 2.0**-23, "bf16": 2.0**-8}
-FACTOR = 4.0
-FLOOR_ULPS = 8.0
+UPDATE = "update of "
 _VANISHING = 1e-3
-_HORIZON = 1e-5
-_QUANTILE = 0.95
 _UPDATE_SEEDS = 4
 
 
@@ -40,26 +39,6 @@ class StepCheck:
 
     step: int
     multiples: Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FreeRun:
-    """Free-running losses against the envelope of the reference.
-
-    Attributes:
-        difference: relative loss difference of the two sides, shape (steps,).
-        envelope: what nudging the reference's rounding makes, 0.95 quantile over seeds, shape (steps,).
-        horizon: steps for which the envelope stays below 1e-5; beyond it losses say nothing step by step.
-    """
-
-    difference: np.ndarray
-    envelope: np.ndarray
-    horizon: int
-
-    def multiple(self, ulp: float) -> float:
-        """Largest multiple of four envelopes (and eight units in the last place) within the horizon."""
-        allowed = FACTOR * np.maximum.accumulate(self.envelope) + FLOOR_ULPS * ulp
-        return float((self.difference / allowed)[: max(1, self.horizon)].max())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +67,7 @@ class LowPrecision:
         """Resynchronised differences that rounding does not explain."""
         return tuple(
             Finding(
-                channel="loss" if name == "loss" else "optimizer" if name.startswith("update of") else "backward",
+                channel="loss" if name == "loss" else "optimizer" if name.startswith(UPDATE) else "backward",
                 where=name,
                 difference=value,
                 limit=1.0,
@@ -103,11 +82,11 @@ class LowPrecision:
     @property
     def warning(self) -> str | None:
         """What the free run shows, where it leaves the envelope."""
-        if self.free is None or self.free.multiple(ULP[self.precision]) <= 1.0:
+        if self.free is None or self.free.multiple <= 1.0:
             return None
         return (
             f"{self.precision}: the free run leaves the envelope of {self.seeds} nudged runs "
-            f"({self.free.multiple(ULP[self.precision]):.1f} times what is allowed within {self.free.horizon} steps). "
+            f"({self.free.multiple:.1f} times what is allowed within {self.free.horizon} steps). "
             "That alone proves nothing: correct runs do so, too."
         )
 
@@ -124,6 +103,9 @@ def compare_low_precision(
         total_steps: as for `crosstrain.parity.compare`.
         seeds: nudges per envelope.
         free_steps: steps of the free run; 0 leaves it out.
+
+    Raises:
+        ConfigError: fewer than two seeds make no envelope.
     """
     return compare_low_precision_open(
         a.open(precision),
@@ -139,6 +121,8 @@ def compare_low_precision_open(
     a: Live, b: Live, *, precision: str, total_steps: int, seeds: int = 16, free_steps: int = 0
 ) -> LowPrecision:
     """As `compare_low_precision`, for sides that are open already."""
+    if seeds < 2:
+        raise ConfigError(f"seeds must be at least 2, got seeds={seeds}: one nudged run draws no envelope.")
     start, ulp = a.snapshot(), ULP[precision]
     points = checked_steps(a.side, total_steps)
     states = _trained_states(a, start, len(points), apart=5)
@@ -179,7 +163,7 @@ def _check(a: Live, b: Live, state: Snapshot, batch: Arrays, ulp: float, seeds: 
     b.load(state)
     base, other = a.probe(batch), b.probe(batch)
     allowed = {"loss": 0.0, **dict.fromkeys(base.gradients, 0.0)}
-    dropout = any(each.kind == "dropout" and each.values["rate"] for each in a.module_settings().values())
+    dropout = any(each.values.get("rate") for each in a.module_settings().values())
     # Each engine rounds in its own way, so each is nudged against itself.
     for live, own in ((a, base), (b, other)):
         for seed in range(seeds):
@@ -209,7 +193,7 @@ def _updates(a: Live, b: Live, state: Snapshot, gradients: Mapping[str, np.ndarr
         x, y = own[0][name], own[1][name]
         rounding = ulp * np.abs(old).max(initial=0.0) + FLOOR_ULPS * ulp * np.abs(x).max(initial=0.0)
         allowed = FACTOR * (rounding + moved[name])
-        multiples[f"update of {name}"] = float(np.abs(x - y).max(initial=0.0) / allowed) if allowed else 0.0
+        multiples[f"{UPDATE}{name}"] = float(np.abs(x - y).max(initial=0.0) / allowed) if allowed else 0.0
     return multiples
 
 
@@ -237,13 +221,7 @@ def _reordered(batch: Arrays, seed: int) -> Arrays:
 def _free_run(a: Live, b: Live, start: Snapshot, steps: int, ulp: float, seeds: int) -> FreeRun:
     base, other = _losses(a, start, steps), _losses(b, start, steps)
     runs = [relative_difference(base, _losses(a, nudged(start, ulp, seed), steps)) for seed in range(seeds)]
-    envelope = np.quantile(np.stack(runs), _QUANTILE, axis=0)
-    beyond = np.flatnonzero(np.maximum.accumulate(envelope) > _HORIZON)
-    return FreeRun(
-        difference=relative_difference(base, other),
-        envelope=envelope,
-        horizon=int(beyond[0]) if len(beyond) else steps,
-    )
+    return FreeRun(difference=relative_difference(base, other), nudged=np.stack(runs), ulp=ulp)
 
 
 def _losses(live: Live, start: Snapshot, steps: int) -> np.ndarray:

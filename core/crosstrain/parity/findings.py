@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Literal
 
 import numpy as np
@@ -38,18 +39,29 @@ class Finding:
 
 
 def tensor_difference(a: np.ndarray, b: np.ndarray, *, floor: float = 0.0) -> float:
-    """max|a - b| / max(max|a|, max|b|, floor); infinity for other shapes or values that are not finite.
+    """max|a - b| / max(max|a|, max|b|, floor); infinity for other sizes or values that are not finite.
 
-    Images may be channels-first on one side and channels-last on the other; the orientation that fits is taken.
+    One side may put channels or the sequence first where the other puts them last, or flatten leading dimensions: of
+    the orientations in which the shapes fit, the best is taken.
     """
-    if a.shape != b.shape or (a.ndim == 4 and a.shape[1] == a.shape[3]):
-        if a.ndim == 4 == b.ndim and np.moveaxis(b, 1, 3).shape == a.shape:
-            turned = (np.moveaxis(b, 1, 3), np.moveaxis(b, 3, 1))
-            candidates = [each for each in (b, *turned) if each.shape == a.shape]
-            return min(_difference(a, each, floor) for each in candidates)
-        if a.shape != b.shape:
-            return float("inf")
-    return _difference(a, b, floor)
+    turned = oriented(a, b)
+    return float("inf") if turned is None else _difference(a, turned, floor)
+
+
+def oriented(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+    """`b` in the shape of `a`, in the orientation that is nearest; None where there is none."""
+    candidates = _orientations(a.shape, b) if a.size == b.size else []
+    if len(candidates) < 2:
+        return candidates[0] if candidates else None
+    return min(candidates, key=lambda each: _difference(a, each, 0.0))
+
+
+def _orientations(shape: tuple[int, ...], b: np.ndarray) -> list[np.ndarray]:
+    if len(shape) != b.ndim:
+        return [b.reshape(shape)]
+    turned = [(0, 2, 3, 1), (0, 3, 1, 2)] if b.ndim == len(("n", "c", "h", "w")) else []
+    axes = [tuple(range(b.ndim)), *turned] if shape == b.shape else permutations(range(b.ndim))
+    return [b.transpose(each) for each in axes if tuple(b.shape[axis] for axis in each) == shape]
 
 
 def _difference(a: np.ndarray, b: np.ndarray, floor: float) -> float:

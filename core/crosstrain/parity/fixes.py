@@ -18,7 +18,7 @@ class Fix:
     Attributes:
         text: what was changed, on the side that is not the reference.
         before: largest relative loss difference of the free run without it.
-        after: and with it.
+        after: and with it; NaN where the changed side does not run.
         findings: how many differences are left.
         closes: whether nothing is left.
         helps: whether fewer differences are left than before, or the losses came ten times closer.
@@ -57,19 +57,29 @@ def try_fixes(a: Side, b: Side, verdict: Verdict, *, total_steps: int, free_step
         if best.same_algorithm:
             break
         candidate = change(current)
-        result = compare(a, candidate, total_steps=total_steps, free_steps=free_steps)
-        fix = Fix(
-            text=text,
-            before=best.free_difference,
-            after=result.free_difference,
-            findings=len(result.findings),
-            closes=result.same_algorithm,
-            helps=len(result.findings) < len(best.findings) or result.free_difference < 0.1 * best.free_difference,
-        )
-        tried.append(fix)
-        if fix.helps:
+        try:
+            result = compare(a, candidate, total_steps=total_steps, free_steps=free_steps)
+        # With another stride a later layer may not fit any more, and fails in its own way.
+        except Exception:
+            result = None
+        tried.append(_fix(text, best, result))
+        if result is not None and tried[-1].helps:
             current, best = candidate, result
     return tried, best
+
+
+def _fix(text: str, best: Verdict, result: Verdict | None) -> Fix:
+    before = best.free_difference
+    if result is None:
+        return Fix(text=text, before=before, after=float("nan"), findings=len(best.findings), closes=False, helps=False)
+    return Fix(
+        text=text,
+        before=before,
+        after=result.free_difference,
+        findings=len(result.findings),
+        closes=result.same_algorithm,
+        helps=len(result.findings) < len(best.findings) or result.free_difference < 0.1 * before,
+    )
 
 
 def _different_settings(a: Side, b: Side) -> dict[tuple[str, Any], list[Setting]]:
@@ -80,7 +90,8 @@ def _different_settings(a: Side, b: Side) -> dict[tuple[str, Any], list[Setting]
     found: dict[tuple[str, Any], list[Setting]] = {}
     for path, settings in x.module_settings().items():
         for name, value in settings.values.items():
-            if path in theirs and theirs[path].values.get(name) != value:
+            # Whether masks are native follows from the layer, it is no setting.
+            if path in theirs and name != "masks" and theirs[path].values.get(name) != value:
                 found.setdefault((name, value), []).append((own_paths[path], name, value))
     return found
 

@@ -34,13 +34,16 @@ class Names:
         """The shared name of one of the side's own parameters."""
         return self._parts.get(own, Part(own)).shared
 
+    def module(self, own: str) -> str:
+        """The shared path of one of the side's own modules; a suffix `#1` of repeated calls stays."""
+        path, mark, call = own.partition("#")
+        # A module without parameters is not matched; it must not pass for the one that has its path on the other side.
+        unmatched = f"{path} (own)" if path in self._modules.values() else path
+        return self._modules.get(path, unmatched) + mark + call
+
     def by_module(self, own: Mapping[str, T]) -> dict[str, T]:
-        """Anything by module path, in shared paths; a suffix `#1` of repeated calls stays."""
-        found = {}
-        for name, value in own.items():
-            path, mark, call = name.partition("#")
-            found[self._modules.get(path, path) + mark + call] = value
-        return found
+        """Anything by module path, in shared paths."""
+        return {self.module(name): value for name, value in own.items()}
 
     def shapes(self, own: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Shapes by shared name."""

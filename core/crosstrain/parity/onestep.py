@@ -1,12 +1,14 @@
 """The resynchronised one-step check: both sides from the same weights and moments, compared piece by piece."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from crosstrain.data.sources import Arrays
-from crosstrain.parity.findings import Finding, differences, exceeding, tensor_difference
+from crosstrain.parity import causes
+from crosstrain.parity.findings import Channel, Finding, differences, exceeding, tensor_difference
+from crosstrain.parity.forward import Origin, backward_order, compare_forward, origins
 from crosstrain.parity.side import Live
 from crosstrain.probe import Probe
 from crosstrain.snapshot import Snapshot
@@ -43,10 +45,10 @@ class OneStep:
     Attributes:
         step: 0-based optimizer step whose rate and bias correction were used.
         loss: of the loss.
-        activations: by module path, in forward order.
-        gradients: by parameter, in forward order.
+        activations: outputs by module path, in the order of execution.
+        gradients: by parameter, in the order in which the backward pass reaches them.
         updates: by parameter, from the same gradients.
-        moments: by `slot/parameter`, from the same gradients.
+        moments: by `slot/parameter`, from the same gradients; averages of the weights have the slot `average`.
         whole: what the whole step (accumulation, clipping, buffers) changed differently although its parts agree.
         findings: what exceeds the limits, in causal order.
     """
@@ -74,14 +76,10 @@ def one_step(a: Live, b: Live, start: Snapshot, batch: Arrays, limits: Limits) -
     a.load(start)
     b.load(start)
     x, y = a.probe(batch), b.probe(batch)
-    ordered = y if _knows_order(y) else x
-    activations = differences(
-        {name: x.activations[name] for name in ordered.activations if name in x.activations}, y.activations
-    )
+    forward = compare_forward(x, y)
     loss = abs(x.loss - y.loss) / max(abs(x.loss), abs(y.loss), np.finfo(float).tiny)
-    order = list(ordered.activations)
-    forward = sorted(x.gradients, key=lambda name: _position(name, order))
-    gradients = differences({name: x.gradients[name] for name in forward}, y.gradients, share=_VANISHING)
+    backward = backward_order(list(x.gradients), forward.order)
+    gradients = differences({name: x.gradients[name] for name in backward}, y.gradients, share=_VANISHING)
 
     # The update is computed from the same gradients on both sides: after the first step of Adam, whose update is
     # nearly a sign, it would otherwise hide wrong gradients, or be blamed for them.
@@ -94,15 +92,16 @@ def one_step(a: Live, b: Live, start: Snapshot, batch: Arrays, limits: Limits) -
     measured = OneStep(
         step=start.step,
         loss=loss if np.isfinite(loss) else float("inf"),
-        activations=activations,
+        activations=forward.outputs,
         gradients=gradients,
         updates=updates,
         moments=moments,
         whole=whole,
         findings=(),
     )
+    parted = origins(forward, x, y, limits.activation)
     evidence = Evidence(start=start, a=after_a, b=after_b, probes=(x, y), roles=a.roles)
-    return replace(measured, findings=tuple(_findings(measured, evidence, limits)))
+    return replace(measured, findings=tuple(_findings(measured, evidence, limits, parted)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,17 +115,6 @@ class Evidence:
     roles: Mapping[str, str]
 
 
-def _position(name: str, order: list[str]) -> int:
-    """When the layer that owns a parameter ran."""
-    owner = name.rpartition(".")[0]
-    return order.index(owner) if owner in order else -1
-
-
-def _knows_order(probe: Probe) -> bool:
-    """Whether activations came in the order of execution: only then is the root, which finishes last, at the end."""
-    return bool(probe.activations) and next(reversed(list(probe.activations))) == ""
-
-
 def _updates(start: Snapshot, a: Snapshot, b: Snapshot) -> dict[str, float]:
     measured: dict[str, float] = {}
     for name, old in start.params.items():
@@ -138,7 +126,8 @@ def _updates(start: Snapshot, a: Snapshot, b: Snapshot) -> dict[str, float]:
 
 
 def _flat_moments(snapshot: Snapshot) -> dict[str, np.ndarray]:
-    return {f"{slot}/{name}": values for slot, each in snapshot.moments.items() for name, values in each.items()}
+    kept = {**snapshot.moments, "average": snapshot.averages}
+    return {f"{slot}/{name}": values for slot, each in kept.items() for name, values in each.items()}
 
 
 def _whole_step(a: Live, b: Live, start: Snapshot, batch: Arrays) -> dict[str, float]:
@@ -155,59 +144,56 @@ def _whole_step(a: Live, b: Live, start: Snapshot, batch: Arrays) -> dict[str, f
     return measured
 
 
-def _findings(measured: OneStep, evidence: Evidence, limits: Limits) -> list[Finding]:
-    from crosstrain.parity import causes
+def _findings(measured: OneStep, evidence: Evidence, limits: Limits, parted: list[Origin]) -> list[Finding]:
+    def found(channel: Channel, where: str, value: float, limit: float, cause: str = "") -> Finding:
+        return Finding(channel=channel, where=where, difference=value, limit=limit, step=measured.step, cause=cause)
 
-    def found(channel: str, where: str, value: float, limit: float, cause: str = "") -> Finding:
-        return Finding(
-            channel=channel,  # type: ignore[arg-type]
-            where=where,
-            difference=value,
-            limit=limit,
-            step=measured.step,
-            cause=cause,
-        )
-
-    activations = [
-        found(
-            "activation",
-            name or "(model)",
-            value,
-            limits.activation,
-            causes.activation(name, measured.activations, limits.activation),
-        )
+    activations = [found("activation", place, value, limits.activation, cause) for place, value, cause in parted]
+    places = {origin.where.partition(",")[0] for origin in parted}
+    follows = f"follows from {parted[0].where}" if parted else "the order of execution is not known"
+    activations += [
+        found("activation", name or "(model)", value, limits.activation, follows)
         for name, value in exceeding(measured.activations, limits.activation)
+        if (name or "(model)") not in places
     ]
     buffers = [
         found("activation", name, value, limits.update, causes.buffer(name, evidence))
-        for name, value in exceeding(
-            {k: v for k, v in measured.whole.items() if k in evidence.a.buffers}, limits.update
-        )
+        for name, value in exceeding(_only(measured.whole, evidence.a.buffers), limits.update)
     ]
     loss = (
         [found("loss", "loss", measured.loss, limits.loss, causes.loss(activations != []))]
         if not measured.loss <= limits.loss
         else []
     )
+    order = list(measured.gradients)
+    wrong = dict(exceeding(measured.gradients, limits.gradient))
     backward = [
-        found("backward", name, value, limits.gradient, causes.gradient(name, evidence))
-        # The pass runs backwards: the last parameter in forward order is the first that went wrong.
-        for name, value in reversed(list(exceeding(measured.gradients, limits.gradient)))
+        found("backward", name, value, limits.gradient, follows if parted else _gradient(name, evidence, order, wrong))
+        for name, value in wrong.items()
     ]
     optimizer = [
         found("optimizer", name, value, limits.update, causes.update(name, evidence, measured.moments, limits.update))
         for name, value in exceeding(measured.updates, limits.update)
     ]
     optimizer += [
-        found("optimizer", name, value, limits.update, "a moment accumulates differently")
+        found("optimizer", name, value, limits.update, causes.moment(name, measured.updates, limits.update))
         for name, value in exceeding(measured.moments, limits.update)
-    ]
-    step = [
-        found("step", name, value, limits.update, causes.whole(name, measured.whole, limits.update))
-        for name, value in exceeding(
-            {k: v for k, v in measured.whole.items() if k not in evidence.a.buffers}, limits.update
-        )
     ]
     before = [*activations, *loss, *backward, *optimizer]
     # What the whole step does wrong follows from what its parts do wrong; only where they agree is it news.
-    return [*activations, *loss, *backward, *optimizer, *([] if before else step), *buffers]
+    step = [
+        found("step", name, value, limits.update, causes.whole(name, measured.whole, limits.update))
+        for name, value in exceeding(measured.whole, limits.update)
+        if not before and name not in evidence.a.buffers
+    ]
+    return [*before, *step, *buffers]
+
+
+def _only(measured: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
+    return {name: value for name, value in measured.items() if name in names}
+
+
+def _gradient(name: str, evidence: Evidence, order: list[str], wrong: Mapping[str, float]) -> str:
+    index = order.index(name)
+    before = order[index - 1] if index else None
+    return causes.gradient(name, evidence, before if before not in wrong else None)

@@ -53,20 +53,34 @@ def planted_bugs(side: Side) -> dict[str, Side]:
     """The bugs that apply to a side: optimizer numbers, the schedule, and settings of its layers."""
     bugs: dict[str, Side] = {}
     spec = side.optimizer
-    changes: dict[str, Callable[[Any], Any]] = {
-        "eps": lambda value: value * 10,
-        "weight_decay": lambda value: value * 1.1,
-        "momentum": lambda value: value - 0.01,
-        "betas": lambda value: (value[0], value[1] - 0.01),
-    }
     for each in dataclasses.fields(spec):
         value = getattr(spec, each.name)
-        if each.name in changes and value and not isinstance(value, Schedule):
-            changed = dataclasses.replace(spec, **{each.name: changes[each.name](value)})
-            bugs[f"optimizer {each.name} {value} -> {getattr(changed, each.name)}"] = replace(side, optimizer=changed)
+        if each.name in _CHANGES and value and not isinstance(value, Schedule):
+            changed = _CHANGES[each.name](value)
+            bug = f"optimizer {each.name} {_number(value)} -> {_number(changed)}"
+            bugs[bug] = replace(side, optimizer=dataclasses.replace(spec, **{each.name: changed}))
     late = dataclasses.replace(spec, learning_rate=_Late(inner=spec.learning_rate))
     bugs["schedule one step late"] = replace(side, optimizer=late)
     return bugs | _layer_bugs(side)
+
+
+_CHANGES: dict[str, Callable[[Any], Any]] = {
+    "eps": lambda value: (*value[:-1], value[-1] * 10) if isinstance(value, tuple) else value * 10,
+    "weight_decay": lambda value: value * 1.1,
+    "momentum": lambda value: value - 0.01,
+    "nesterov": lambda value: not value,
+    "betas": lambda value: (value[0], value[1] - 0.01),
+    "alpha": lambda value: value - 0.01,
+    "momentum_decay": lambda value: value * 2,
+    "clip_threshold": lambda value: value * 1.1,
+    "fallback_scale": lambda value: value * 1.1,
+}
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_number, value))})"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem aut
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #8884; }
+.words th, .words td { text-align: left; vertical-align: top; }
 caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 .good { color: #188038; font-weight: 600; } .bad { color: #d93025; font-weight: 600; }
 svg { width: 100%; height: auto; background: white; border-radius: 8px; }
@@ -122,8 +123,9 @@ def _outcome(comparison: Comparison) -> str:
     return html_table("After training", ["engine", "accuracy of each seed", "mean", "examples/s"], rows)
 
 
-def html_table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table with everything in it escaped."""
+def html_table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False) -> str:
+    """A table with everything in it escaped; `words` begin at the left, numbers end at the right."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><caption>{html.escape(caption)}</caption><tr>{head}</tr>{body}</table>"
+    kind = ' class="words"' if words else ""
+    return f"<table{kind}><caption>{html.escape(caption)}</caption><tr>{head}</tr>{body}</table>"

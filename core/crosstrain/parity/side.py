@@ -9,7 +9,7 @@ import numpy as np
 from crosstrain.accelerator import Accelerator
 from crosstrain.data.sources import Arrays
 from crosstrain.metrics import Metrics
-from crosstrain.optim import OptimizerSpec
+from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.parity.names import Names, Part
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.snapshot import Snapshot
@@ -28,6 +28,7 @@ class Side:
         batches: 0-based optimizer step -> global batch on the host; a pure function.
         options: accumulation and clipping.
         seed: of dropout masks.
+        average: of the weights, or None.
         names: this side's own parameter name -> its place in the shared names; empty where they are the same.
     """
 
@@ -38,6 +39,7 @@ class Side:
     batches: Callable[[int], Arrays]
     options: StepOptions = field(default_factory=StepOptions)
     seed: int = 0
+    average: Averaging | None = None
     names: Mapping[str, Part] = field(default_factory=dict)
 
     def open(self, precision: str) -> "Live":
@@ -51,7 +53,7 @@ class Live:
     def __init__(self, side: Side, precision: str) -> None:
         self.side = side
         self.accelerator = Accelerator(side.backend, precision=precision, seed=side.seed)
-        self.state = self.accelerator.prepare(side.model(self.accelerator), side.optimizer)
+        self.state = self.accelerator.prepare(side.model(self.accelerator), side.optimizer, average=side.average)
         self._probe = self.accelerator.probe_step(side.loss_fn)
         self._step = self.accelerator.train_step(
             side.loss_fn,
@@ -79,6 +81,8 @@ class Live:
             found,
             activations=self.names.by_module(found.activations),
             gradients=self.names.to_shared(found.gradients),
+            inputs=self.names.by_module(found.inputs),
+            order=tuple(event._replace(module=self.names.module(event.module)) for event in found.order),
         )
 
     def module_settings(self) -> dict[str, ModuleSettings]:
@@ -108,4 +112,5 @@ def _translate(snapshot: Snapshot, names: Callable[[Mapping[str, np.ndarray]], d
         params=names(snapshot.params),
         buffers=names(snapshot.buffers),
         moments={slot: names(values) for slot, values in snapshot.moments.items()},
+        averages=names(snapshot.averages) if snapshot.averages else {},
     )

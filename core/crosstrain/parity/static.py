@@ -31,6 +31,7 @@ def compare_static(a: Live, b: Live, *, steps: int) -> list[Finding]:
         *_layers(a, b),
         *_optimizer(a, b, steps),
         *_decay(a, b),
+        *_kept(a, b),
         *_options(a, b),
     ]
 
@@ -124,6 +125,23 @@ def _decay(a: Live, b: Live) -> Iterator[Finding]:
 def _settings(live: Live) -> Mapping[str, Any]:
     own = {name: live.side.optimizer.settings(name, role) for name, role in live.state.parameter_roles.items()}
     return live.names.first(own)
+
+
+def kept_moments(live: Live) -> dict[str, tuple[str, ...]]:
+    """Parameter -> the moments that the optimizer keeps for it."""
+    moments = live.snapshot().moments
+    return {name: tuple(slot for slot, kept in moments.items() if name in kept) for name in live.shapes}
+
+
+def _kept(a: Live, b: Live) -> Iterator[Finding]:
+    x, y = kept_moments(a), kept_moments(b)
+    roles, others = a.roles, b.roles
+    for name in (name for name in x if name in y and x[name] != y[name]):
+        cause = f"keeps {' and '.join(x[name]) or 'nothing'} against {' and '.join(y[name]) or 'nothing'}"
+        role = f": it is taken for a {roles[name]} against a {others[name]}" if roles[name] != others[name] else ""
+        yield _finding("settings", f"optimizer for {name}", cause=cause + role)
+    if a.side.average != b.side.average:
+        yield _finding("settings", "average", cause=f"{a.side.average} against {b.side.average}")
 
 
 def _options(a: Live, b: Live) -> Iterator[Finding]:

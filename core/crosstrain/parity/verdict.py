@@ -14,7 +14,7 @@ from crosstrain.parity.compare import FLOAT64_LIMIT, relative_difference
 from crosstrain.parity.findings import Finding
 from crosstrain.parity.onestep import FLOAT64, OneStep, one_step
 from crosstrain.parity.side import Live, Side
-from crosstrain.parity.static import compare_static
+from crosstrain.parity.static import compare_static, kept_moments
 from crosstrain.snapshot import Snapshot
 
 _ORDER = ("data", "settings", "schedule", "activation", "loss", "backward", "optimizer", "step")
@@ -84,7 +84,9 @@ def compare_open(
     """
     static = compare_static(a, b, steps=total_steps)
     start = a.snapshot() if start is None else start
-    if a.shapes != b.shapes or start.buffers.keys() != b.snapshot().buffers.keys():
+    # States that hold other things cannot be exchanged.
+    exchangeable = start.buffers.keys() == b.snapshot().buffers.keys() and kept_moments(a) == kept_moments(b)
+    if a.shapes != b.shapes or not exchangeable:
         return _verdict(a, b, static, (), (np.zeros(0), np.zeros(0)), [])
     points = checked_steps(a.side, total_steps)
     losses, snapshots = _run_free(a, b, start, free_steps, len(points))

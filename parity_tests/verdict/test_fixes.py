@@ -1,0 +1,152 @@
+"""Known causes, one at a time, in a port of a few layers: the fix is found, and closes the gap."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch import nn
+
+import crosstrain as ct
+from crosstrain.parity import Port, compare
+from crosstrain.parity.fixes import Fix, try_fixes
+
+SIZE = 6
+
+
+class TorchNet(nn.Module):
+    def __init__(self, layer: nn.Module, after: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.after = layer, after
+        self.head = nn.Linear(SIZE, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.after(self.layer(x)))
+
+
+class FlaxNet(nnx.Module):
+    def __init__(self, layer: Callable[[nnx.Rngs], nnx.Module], after: Callable[[jax.Array], jax.Array]) -> None:
+        rngs = nnx.Rngs(0)
+        self.layer, self.after = layer(rngs), after
+        self.head = nnx.Linear(SIZE, 3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(self.after(self.layer(x)))
+
+
+def batches(step: int) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(step)
+    return {"x": draw.normal(size=(8, SIZE)).astype(np.float32), "label": draw.integers(0, 3, 8).astype(np.int32)}
+
+
+def far_batches(step: int) -> dict[str, np.ndarray]:
+    """Values far from zero, whose variance is a small difference of large squares."""
+    batch = batches(step)
+    return {**batch, "x": batch["x"] + 1000.0}
+
+
+def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
+    return ops.cross_entropy(model(batch["x"]), batch["label"])
+
+
+def fixes_of(torch_net: Callable[[], nn.Module], flax_net: Callable[[], nnx.Module], data: Any = batches) -> list[Fix]:
+    port = Port(
+        torch_model=torch_net,
+        jax_model=flax_net,
+        torch_loss=loss_fn,
+        jax_loss=loss_fn,
+        batches=data,
+        optimizer=ct.sgd(0.1),
+        total_steps=1,
+    )
+    a, b, matching = port.sides()
+    assert matching.complete
+    verdict = compare(a, b, total_steps=1, free_steps=3)
+    assert not verdict.same_algorithm
+    return try_fixes(a, b, verdict, total_steps=1, free_steps=3)[0]
+
+
+def linear(rngs: nnx.Rngs) -> nnx.Module:
+    return nnx.Linear(SIZE, SIZE, rngs=rngs)
+
+
+def torch_linear() -> nn.Module:
+    return nn.Linear(SIZE, SIZE)
+
+
+def norm(kind: type, **options: Any) -> Callable[[nnx.Rngs], nnx.Module]:
+    return lambda rngs: kind(SIZE, rngs=rngs, **options)
+
+
+SLOW = {"use_fast_variance": False}
+CASES: dict[str, tuple[Any, Any, str, Any]] = {
+    "eps": (
+        lambda: TorchNet(nn.LayerNorm(SIZE), torch.tanh),
+        lambda: FlaxNet(norm(nnx.LayerNorm, **SLOW), jnp.tanh),
+        "eps=1e-05 in layer",
+        batches,
+    ),
+    "machine eps": (
+        lambda: TorchNet(nn.RMSNorm(SIZE), torch.tanh),
+        lambda: FlaxNet(norm(nnx.RMSNorm), jnp.tanh),
+        "eps=machine in layer",
+        batches,
+    ),
+    "gelu": (
+        lambda: TorchNet(torch_linear(), nn.functional.gelu),
+        lambda: FlaxNet(linear, lambda x: jax.nn.gelu(x)),
+        "jax.nn.gelu(approximate=False)",
+        batches,
+    ),
+    "leaky relu": (
+        lambda: TorchNet(torch_linear(), lambda x: nn.functional.leaky_relu(x)),
+        lambda: FlaxNet(linear, lambda x: nnx.leaky_relu(x, negative_slope=0.02)),
+        "",
+        batches,
+    ),
+    "standard deviation": (
+        lambda: TorchNet(torch_linear(), lambda x: x / x.std(-1, keepdim=True)),
+        lambda: FlaxNet(linear, lambda x: x / jnp.std(x, -1, keepdims=True)),
+        "ddof=1",
+        batches,
+    ),
+    "momentum convention": (
+        lambda: TorchNet(nn.BatchNorm1d(SIZE), torch.tanh),
+        lambda: FlaxNet(norm(nnx.BatchNorm, momentum=0.1, **SLOW), jnp.tanh),
+        "momentum=0.1 in layer",
+        batches,
+    ),
+    "biased running variance": (
+        lambda: TorchNet(nn.BatchNorm1d(SIZE), torch.tanh),
+        lambda: FlaxNet(norm(nnx.BatchNorm, momentum=0.9, **SLOW), jnp.tanh),
+        "running variance n / (n - 1)",
+        batches,
+    ),
+    "fast variance": (
+        lambda: TorchNet(nn.LayerNorm(SIZE), torch.tanh),
+        lambda: FlaxNet(norm(nnx.LayerNorm, epsilon=1e-5), jnp.tanh),
+        "use_fast_variance=False",
+        far_batches,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name][2]])
+def test_the_fix_of_a_known_cause_is_found(name: str) -> None:
+    torch_net, flax_net, text, data = CASES[name]
+    fixes = fixes_of(torch_net, flax_net, data)
+    assert fixes[-1].closes, fixes
+    assert text in " ".join(fix.text for fix in fixes if fix.helps)
+
+
+def test_a_cause_that_no_fix_reaches_is_left() -> None:
+    """The slope is given at the call: no default changes it."""
+    torch_net, flax_net, _, data = CASES["leaky relu"]
+    fixes = fixes_of(torch_net, flax_net, data)
+    assert len(fixes) == 5
+    assert not any(fix.helps for fix in fixes)
