@@ -9,6 +9,7 @@ from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback
 from crosstrain.errors import (
     BackendError,
+    CollectiveError,
     ConfigError,
     CrosstrainError,
     DataError,
@@ -67,6 +68,7 @@ __all__ = [
     "Averaging",
     "BackendError",
     "Callback",
+    "CollectiveError",
     "ConfigError",
     "CrosstrainError",
     "DataError",

@@ -5,20 +5,23 @@ in core; the engines implement the abstract methods.
 """
 
 # mypy: disable-error-code="empty-body"
-import abc
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
 from crosstrain import backends
+from crosstrain.abstract import abstractmethod
 from crosstrain.data.loader import Loader, LoaderSpec, Placement
 from crosstrain.errors import ConfigError, ModelError
+from crosstrain.exchange import Call
+from crosstrain.folding import words
 from crosstrain.mesh import MeshSpec
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.precision import Precision
 from crosstrain.probe import ModuleSettings, Probe
+from crosstrain.processes import Processes
 from crosstrain.state import TrainState
 from crosstrain.step import (
     EvalStep,
@@ -34,20 +37,10 @@ from crosstrain.step import (
 if TYPE_CHECKING:
     from crosstrain.models.spec import ModelConfig
 
-    # `Accelerator("jax")` is how the class is meant to be called, which type checkers refuse for an abstract class.
-    # At run time the methods are abstract all the same: an engine that lacks one cannot be made.
-    _Method = TypeVar("_Method", bound=Callable[..., Any])
-
-    def abstractmethod(method: _Method) -> _Method:
-        """Marks what an engine has to give."""
-        return method
-else:
-    from abc import abstractmethod
-
 Platform = Literal["cpu", "gpu", "tpu"]
 
 
-class Accelerator(abc.ABC):
+class Accelerator(Processes):
     """One training interface over the devices of this run.
 
     `Accelerator("jax")` and `Accelerator("torch")` return that engine's subclass, as `pathlib.Path` does;
@@ -60,6 +53,8 @@ class Accelerator(abc.ABC):
         seed: decides initial weights, data order and dropout masks.
         nan_policy: `raise` stops at the first loss that is not finite, one step late; `ignore` never looks.
         platform: `cpu`, `gpu` or `tpu`; None takes the best there is.
+        debug: processes agree on every batch before a step uses it, so that one that gives other shapes, or does
+            something else, is named instead of waited for. Costs an exchange per step.
 
     Raises:
         BackendError: the engine is unknown or not installed.
@@ -87,6 +82,7 @@ class Accelerator(abc.ABC):
         seed: int = 0,
         nan_policy: NanPolicy = "ignore",
         platform: Platform | None = None,
+        debug: bool = False,
     ) -> None:
         if nan_policy not in get_args(NanPolicy):
             raise ConfigError(f"nan_policy must be 'ignore' or 'raise', got nan_policy={nan_policy!r}.")
@@ -98,6 +94,9 @@ class Accelerator(abc.ABC):
         self._open(platform)
         self.mesh_sizes = self._fit_mesh(mesh or MeshSpec())
         self._build_mesh()
+        self.debug = debug
+        same = {"precision": self.precision, "mesh": self.mesh_sizes, "seed": seed, "nan_policy": nan_policy}
+        self._meet({"backend": self.backend, **same, "debug": debug})
 
     # What a training script calls.
 
@@ -247,27 +246,18 @@ class Accelerator(abc.ABC):
         With several processes a batch on the host is this process's part of the global one.
 
         Raises:
+            CollectiveError: with `debug`, a process that gives other fields, shapes or types, or makes another call.
             DataError: not a dict of arrays, or the data axis does not divide the batch.
         """
-        if type(batch) is dict and batch and all(isinstance(values, self._array_type) for values in batch.values()):
-            return batch
-        return self._put(self._placement().check(batch))
-
-    @property
-    def is_main_process(self) -> bool:
-        """Whether this process is the one that prints and writes."""
-        return self.process_index == 0
+        ready = type(batch) is dict and batch and all(isinstance(each, self._array_type) for each in batch.values())
+        if self.debug:
+            host = batch if ready else self._guard("a step", lambda: self._placement().check(batch))
+            self._agree(Call("a step", tuple((name, words(host[name])) for name in sorted(host))))
+        return batch if ready else self._put(self._placement().check(batch))
 
     # What an engine gives.
 
-    process_index: int
-    process_count: int
     device_count: int
-    _array_type: type
-
-    @abstractmethod
-    def wait_for_everyone(self) -> None:
-        """Returns once every process has called it."""
 
     @abstractmethod
     def synchronize(self) -> None:
