@@ -70,7 +70,7 @@ def order(accelerator: ct.Accelerator, folder: Path) -> dict[str, Any]:
 def objects(accelerator: ct.Accelerator) -> dict[str, Any]:
     """Objects of different sizes, from nothing to more than one message, and triggers."""
     index, last = accelerator.process_index, accelerator.process_count - 1
-    large = accelerator.gather_object("x" * 10 ** (3 * index))
+    large = accelerator.gather_object("x" * 10 ** (2 * index + 1))
     triggers = [accelerator.check_trigger()]
     if index == last:
         accelerator.set_trigger()
@@ -156,8 +156,11 @@ def debugging(backend: str) -> dict[str, str]:
 
 def spanning(accelerator: ct.Accelerator) -> dict[str, Any]:
     """JAX arrays that span processes: whole from gather, one value to reduce, refused where they are split."""
+    import jax
+
     batch = next(iter(accelerator.loader({"x": np.arange(40.0).reshape(20, 2)}, batch_size=20)))
-    total = batch["x"].sum()
+    with jax.enable_x64(True):
+        total = batch["x"].sum()
     return {
         "whole": accelerator.gather({"x": batch["x"], "own": accelerator.process_index})["x"].tolist(),
         "own": accelerator.gather((batch["x"], accelerator.process_index))[1].tolist(),

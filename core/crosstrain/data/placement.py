@@ -60,7 +60,8 @@ class Placement:
             DataError: not a dict of arrays, no examples, or the data axis does not divide it.
         """
         if not isinstance(batch, Mapping) or not batch:
-            raise DataError(f"a batch must be a dict of arrays, got {type(batch).__name__}.")
+            given = "an empty one" if isinstance(batch, Mapping) else type(batch).__name__
+            raise DataError(f"a batch must be a dict of arrays, got {given}.")
         require_weights(batch)
         converted = self.convert(batch)
         sizes = {name: len(values) if values.ndim else None for name, values in converted.items()}
