@@ -151,7 +151,8 @@ class Accelerator(Processes):
             class_counts: field -> number of classes; labels outside [0, count) (other than -100) are refused.
 
         Raises:
-            DataError: an empty source, a batch size that cannot be placed, labels out of range.
+            DataError: an empty source, a batch size that cannot be placed, labels out of range, and while iterating a
+                batch in which every example weighs 0.
         """
         spec = LoaderSpec(
             batch_size=batch_size,
