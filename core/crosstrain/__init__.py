@@ -10,6 +10,7 @@ from crosstrain.callbacks import Callback
 from crosstrain.errors import (
     BackendError,
     CheckpointError,
+    CollectiveError,
     ConfigError,
     CrosstrainError,
     DataError,
@@ -70,6 +71,7 @@ __all__ = [
     "BackendError",
     "Callback",
     "CheckpointError",
+    "CollectiveError",
     "ConfigError",
     "CrosstrainError",
     "DataError",

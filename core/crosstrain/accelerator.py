@@ -5,7 +5,6 @@ in core; the engines implement the abstract methods.
 """
 
 # mypy: disable-error-code="empty-body"
-import abc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -16,10 +15,13 @@ from crosstrain import backends, checkpoint
 from crosstrain.abstract import abstractmethod
 from crosstrain.data.loader import Loader, LoaderSpec, Placement
 from crosstrain.errors import ConfigError
+from crosstrain.exchange import Call
+from crosstrain.folding import words
 from crosstrain.mesh import MeshSpec
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.precision import Precision
 from crosstrain.probe import Inspection
+from crosstrain.processes import Processes
 from crosstrain.state import TrainState
 from crosstrain.step import (
     EvalStep,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 Platform = Literal["cpu", "gpu", "tpu"]
 
 
-class Accelerator(Inspection, abc.ABC):
+class Accelerator(Inspection, Processes):
     """One training interface over the devices of this run.
 
     `Accelerator("jax")` and `Accelerator("torch")` return that engine's subclass, as `pathlib.Path` does;
@@ -51,6 +53,8 @@ class Accelerator(Inspection, abc.ABC):
         seed: decides initial weights, data order and dropout masks.
         nan_policy: `raise` stops at the first loss that is not finite, one step late; `ignore` never looks.
         platform: `cpu`, `gpu` or `tpu`; None takes the best there is.
+        debug: processes agree on every batch before a step uses it, so that one that gives other shapes, or does
+            something else, is named instead of waited for. Costs an exchange per step.
 
     Raises:
         BackendError: the engine is unknown or not installed.
@@ -78,6 +82,7 @@ class Accelerator(Inspection, abc.ABC):
         seed: int = 0,
         nan_policy: NanPolicy = "ignore",
         platform: Platform | None = None,
+        debug: bool = False,
     ) -> None:
         if nan_policy not in get_args(NanPolicy):
             raise ConfigError(f"nan_policy must be 'ignore' or 'raise', got nan_policy={nan_policy!r}.")
@@ -89,6 +94,9 @@ class Accelerator(Inspection, abc.ABC):
         self._open(platform)
         self.mesh_sizes = self._fit_mesh(mesh or MeshSpec())
         self._build_mesh()
+        self.debug = debug
+        same = {"precision": self.precision, "mesh": self.mesh_sizes, "seed": seed, "nan_policy": nan_policy}
+        self._meet({"backend": self.backend, **same, "debug": debug})
 
     # What a training script calls.
 
@@ -143,7 +151,8 @@ class Accelerator(Inspection, abc.ABC):
             class_counts: field -> number of classes; labels outside [0, count) (other than -100) are refused.
 
         Raises:
-            DataError: an empty source, a batch size that cannot be placed, labels out of range.
+            DataError: an empty source, a batch size that cannot be placed, labels out of range, and while iterating a
+                batch in which every example weighs 0.
         """
         spec = LoaderSpec(
             batch_size=batch_size,
@@ -215,11 +224,14 @@ class Accelerator(Inspection, abc.ABC):
         With several processes a batch on the host is this process's part of the global one.
 
         Raises:
+            CollectiveError: with `debug`, a process that gives other fields, shapes or types, or makes another call.
             DataError: not a dict of arrays, or the data axis does not divide the batch.
         """
-        if type(batch) is dict and batch and all(isinstance(values, self._array_type) for values in batch.values()):
-            return batch
-        return self._put(self._placement().check(batch))
+        ready = type(batch) is dict and batch and all(isinstance(each, self._array_type) for each in batch.values())
+        if self.debug:
+            host = batch if ready else self._guard("a step", lambda: self._placement().check(batch))
+            self._agree(Call("a step", tuple((name, words(host[name])) for name in sorted(host))))
+        return batch if ready else self._put(self._placement().check(batch))
 
     def export(
         self,
@@ -264,21 +276,9 @@ class Accelerator(Inspection, abc.ABC):
         """
         return checkpoint.restore(path, state, loader=loader, verify=verify)
 
-    @property
-    def is_main_process(self) -> bool:
-        """Whether this process is the one that prints and writes."""
-        return self.process_index == 0
-
     # What an engine gives.
 
-    process_index: int
-    process_count: int
     device_count: int
-    _array_type: type
-
-    @abstractmethod
-    def wait_for_everyone(self) -> None:
-        """Returns once every process has called it."""
 
     @abstractmethod
     def synchronize(self) -> None:

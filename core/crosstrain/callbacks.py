@@ -1,6 +1,8 @@
 """`Callback`: what may happen around the training loop. One class, no-op events; a callback works on both engines."""
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,12 +48,40 @@ class Record:
     Attributes:
         step: optimizer steps that the state had taken, over all calls of `fit`.
         epoch: 0-based, of this call.
-        values: name -> value.
+        values: name -> value. Of training: `loss`, `learning_rate`, what `loss_fn` reported, and `examples_per_second`.
     """
 
     step: int
     epoch: int
     values: dict[str, float]
+
+
+class Speed:
+    """Examples per second between reads of the metrics, each made when the device has just finished a step.
+
+    Args:
+        step: optimizer steps that the state had taken at the start.
+        batch_size: real examples in a full global batch.
+        clock: seconds.
+    """
+
+    def __init__(self, step: int, batch_size: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._step, self._batch_size, self._clock = step, batch_size, clock
+        self._then = clock()
+
+    def lap(self, step: int) -> float:
+        """The speed since the last lap, now that `step` steps are done; the first one includes compilation."""
+        now = self._clock()
+        speed = (step - self._step) * self._batch_size / max(now - self._then, 1e-9)
+        self._step, self._then = step, now
+        return speed
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time of an evaluation out."""
+        before = self._clock()
+        yield
+        self._then += self._clock() - before
 
 
 class Callback:

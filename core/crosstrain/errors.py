@@ -49,6 +49,10 @@ class LossError(CrosstrainError, TypeError):
     """A loss function that returned something other than a scalar or a `Loss`."""
 
 
+class CollectiveError(CrosstrainError, RuntimeError):
+    """Processes that do not take part in the same collective, or give it other trees, shapes or types."""
+
+
 class NonFiniteLossError(CrosstrainError, FloatingPointError):
     """A loss that became NaN or infinite; `step` is the optimizer step (0-based) that produced it."""
 

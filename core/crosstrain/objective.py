@@ -9,6 +9,8 @@ import numpy as np
 from crosstrain.errors import LossError
 from crosstrain.loss import Loss
 
+_OWN_METRICS = ("loss", "grad_norm", "learning_rate", "examples_per_second")
+
 
 def read_outputs(outputs: Any, *, examples: int, padded: bool) -> tuple[Loss, dict[str, Loss]]:
     """The loss and the metrics of one micro-batch, as sums and weights.
@@ -30,8 +32,12 @@ def read_outputs(outputs: Any, *, examples: int, padded: bool) -> tuple[Loss, di
                 f"got a tuple of {', '.join(type(part).__name__ for part in outputs)}."
             )
         loss, metrics = outputs
-    if "loss" in metrics or "grad_norm" in metrics or "learning_rate" in metrics:
-        raise LossError("metrics must not be called loss, grad_norm or learning_rate: the step reports these itself.")
+    taken = [name for name in metrics if name in _OWN_METRICS]
+    if taken:
+        raise LossError(
+            f"metrics must not be called {', '.join(_OWN_METRICS)}, which are reported anyway, "
+            f"got {taken[0]}. Rename it."
+        )
     read = {name: _as_loss(name, value, examples, padded) for name, value in {"loss": loss, **metrics}.items()}
     return read.pop("loss"), read
 

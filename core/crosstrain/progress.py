@@ -1,7 +1,5 @@
 """Progress on the terminal: loss, learning rate, examples/s and time left. Quiet elsewhere."""
 
-import time
-
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -26,7 +24,6 @@ class ProgressBar(Callback):
         self._title = title
         self._console = console or Console(stderr=True)
         self._progress: Progress | None = None
-        self._seen: tuple[float, int] = (0.0, 0)
         self._evaluation = ""
 
     def on_fit_begin(self, run: Run) -> None:
@@ -44,16 +41,13 @@ class ProgressBar(Callback):
         )
         self._progress.start()
         self._task = self._progress.add_task(self._title, total=run.total_steps)
-        self._seen = (time.perf_counter(), 0)
 
     def on_log(self, run: Run, record: Record) -> None:
         """See `Callback`."""
         if self._progress is None:
             return
-        now, (then, steps) = time.perf_counter(), self._seen
-        rate = (run.step - steps) * run.batch_size / max(now - then, 1e-9)
-        self._seen = (now, run.step)
-        values = f"loss {record.values['loss']:.4f}  lr {record.values['learning_rate']:.2e}  {rate:,.0f} examples/s"
+        loss, rate, speed = (record.values[name] for name in ("loss", "learning_rate", "examples_per_second"))
+        values = f"loss {loss:.4f}  lr {rate:.2e}  {speed:,.0f} examples/s"
         self._progress.update(self._task, completed=run.step, values=f"{values}{self._evaluation}")
 
     def on_evaluate_end(self, run: Run, record: Record) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from crosstrain.accelerator import Accelerator
-from crosstrain.callbacks import Callback, Record, Run, emit
+from crosstrain.callbacks import Callback, Record, Run, Speed, emit
 from crosstrain.data.loader import Loader
 from crosstrain.errors import ConfigError, require_count
 from crosstrain.metrics import Metrics, MetricSum
@@ -148,6 +148,7 @@ class Trainer:
         for name, value in (("epochs", epochs), ("steps", steps)):
             if value is not None:
                 require_count(name, value)
+        self._speed = Speed(self.state.step, loader.batch_size)
         return Run(
             state=self.state,
             is_main_process=self.accelerator.is_main_process,
@@ -175,12 +176,15 @@ class Trainer:
             return
         step, epoch, metrics = self._pending
         self._pending = None
-        record = Record(step=step, epoch=epoch, values=dict(metrics))
+        values = dict(metrics)  # waits for that step, so the clock is read when it is done
+        record = Record(step=step, epoch=epoch, values=values | {"examples_per_second": self._speed.lap(step)})
         self.history.train.append(record)
         emit(self._callbacks, "on_log", run, record)
 
     def _evaluate_in_fit(self, run: Run, eval_loader: Loader) -> None:
-        record = Record(step=self.state.step, epoch=run.epoch, values=self.evaluate(eval_loader))
+        with self._speed.paused():
+            values = self.evaluate(eval_loader)
+        record = Record(step=self.state.step, epoch=run.epoch, values=values)
         self.history.evaluations.append(record)
         emit(self._callbacks, "on_evaluate_end", run, record)
 

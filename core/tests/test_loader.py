@@ -114,6 +114,44 @@ def test_weights_of_the_source_are_kept_and_padding_sets_them_to_zero():
     assert last["weight"].tolist() == [4, 0, 0, 0]
 
 
+def weightless(kind):
+    """Nine examples of which the first eight weigh nothing, as arrays, examples, a stream, and from a transform."""
+    weights = np.array([0.0] * 8 + [1.0])
+    arrays = {"x": np.arange(9.0), "weight": weights}
+    if kind == "arrays":
+        return arrays, {}
+    if kind == "transform":
+        return {"x": arrays["x"]}, {"transform": lambda batch: {**batch, "weight": (batch["x"] == 8).astype(float)}}
+    return [{"x": np.float32(x), "weight": w} for x, w in zip(arrays["x"], weights, strict=True)], {}
+
+
+@pytest.mark.parametrize("kind", ["arrays", "transform", "examples"])
+def test_a_batch_in_which_nothing_counts_is_refused(kind):
+    source, spec = weightless(kind)
+    named = "batch 0 of epoch 0" if kind == "arrays" else "a batch"
+    with pytest.raises(
+        ct.DataError, match=f"{named} must hold an example whose weight is not 0, got 4 that all weigh 0"
+    ):
+        list(make(source, batch_size=4, **spec))
+    # Beside the one example that counts the same eight are in order.
+    assert len(list(make(source, batch_size=9, **spec))) == 1
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_only_the_global_batch_has_to_weigh_something(process):
+    """The first process's half weighs nothing, and neither process minds; both refuse a batch without any weight."""
+    source = {"x": np.arange(4.0), "weight": np.array([0.0, 0.0, 1.0, 1.0])}
+    assert len(list(make(source, process=process, processes=2, batch_size=4))) == 1
+    with pytest.raises(ct.DataError, match="batch 0 of epoch 0"):
+        list(make(source, process=process, processes=2, batch_size=2))
+
+
+def test_padding_that_would_count_does_not_save_a_batch():
+    """The last batch is one example of weight 0, padded by one of weight 1."""
+    with pytest.raises(ct.DataError, match=r"batch 1 of epoch 0 .* got 1 that all weigh 0"):
+        list(make({"x": np.arange(3.0), "weight": np.array([1.0, 1.0, 0.0])}, batch_size=2))
+
+
 @pytest.mark.parametrize("float_dtype", ["float32", "float64"])
 def test_weights_have_the_type_of_the_loss(float_dtype):
     assert next(iter(make(table(5), batch_size=4, float_dtype=float_dtype)))["weight"].dtype == float_dtype
@@ -261,7 +299,7 @@ def test_a_stream_of_nothing_is_refused_when_it_is_read():
     ("batch", "message"),
     [
         ([1, 2], "must be a dict of arrays, got list"),
-        ({}, "must be a dict of arrays, got dict"),
+        ({}, "must be a dict of arrays, got an empty one"),
         ({"x": np.zeros(0)}, "at least 1"),
         ({"x": 1.0}, "at least 1"),
         ({"x": np.zeros(4), "y": np.zeros(2)}, r"\{'x': 4, 'y': 2\}"),

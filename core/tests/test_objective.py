@@ -47,6 +47,7 @@ def test_losses_are_read_from_padded_batches():
         ((SCALAR, {"loss": SCALAR}), False, "must not be called loss"),
         ((SCALAR, {"grad_norm": SCALAR}), False, "must not be called"),
         ((SCALAR, {"learning_rate": SCALAR}), False, "must not be called"),
+        ((SCALAR, {"examples_per_second": SCALAR}), False, "got examples_per_second. Rename it"),
         (SCALAR, True, "loss must be a Loss.* when batches are padded"),
         ((LOSS, {"accuracy": SCALAR}), True, "accuracy must be a Loss.* when batches are padded"),
     ],

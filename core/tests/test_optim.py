@@ -75,6 +75,21 @@ def test_the_numbers_of_a_step_follow_their_schedules(spec, expected):
     assert spec.hyper(5) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ct.sgd(0.1, momentum=ct.linear(0.5, 10, final=1.5)),
+        ct.adamw(0.1, betas=(ct.linear(0.5, 10, final=1.5), 0.99)),
+        ct.rmsprop(0.1, momentum=ct.linear(0.5, 10, final=1.5)),
+    ],
+    ids=lambda spec: type(spec).__name__,
+)
+def test_a_momentum_that_leaves_its_range_later_is_refused_at_that_step(spec):
+    assert [spec.hyper(step).momentum for step in range(5)] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
+    with pytest.raises(ct.ConfigError, match=r"momentum must be in \[0, 1\) at every step, got 1.0 at step 5"):
+        spec.hyper(5)
+
+
 def test_a_parameter_belongs_to_the_first_group_that_matches():
     spec = ct.adamw(
         1e-3,

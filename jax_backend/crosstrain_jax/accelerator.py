@@ -13,13 +13,14 @@ from flax import nnx
 
 from crosstrain.accelerator import Accelerator, Platform
 from crosstrain.checkpoint import Writer
+from crosstrain.collectives import Extent
 from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
 from crosstrain_jax import capture, defaults, evaluation, models, objective, sharding, step
-from crosstrain_jax.collectives import barrier
+from crosstrain_jax.collectives import all_gather, read
 from crosstrain_jax.precision import param_dtype, scope
 from crosstrain_jax.state import JaxState, LayoutCache
 
@@ -59,10 +60,6 @@ class JaxAccelerator(Accelerator):
         """See `crosstrain.Accelerator`."""
         return defaults.AS_TORCH
 
-    def wait_for_everyone(self) -> None:
-        """See `crosstrain.Accelerator`."""
-        barrier()
-
     def synchronize(self) -> None:
         """See `crosstrain.Accelerator`."""
         # Devices run what they are sent in order, so the newest computation is the last to finish.
@@ -82,7 +79,18 @@ class JaxAccelerator(Accelerator):
 
     def close(self) -> None:
         """See `crosstrain.Accelerator`."""
-        barrier()
+        self.wait_for_everyone()
+
+    def _all_gather(self, values: np.ndarray) -> np.ndarray:
+        return all_gather(values)
+
+    def _read(self, values: jax.Array) -> np.ndarray:
+        return read(values)
+
+    def _extent(self, values: jax.Array) -> Extent:
+        if values.is_fully_addressable:
+            return "process"
+        return "replicated" if values.is_fully_replicated else "sharded"
 
     def _open(self, platform: Platform | None) -> None:
         if self.precision.casting == "autocast":

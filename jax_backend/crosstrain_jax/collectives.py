@@ -7,14 +7,13 @@ from jax.experimental import multihost_utils
 from crosstrain_jax.precision import to_host
 
 
-def all_gather(values: jax.Array) -> np.ndarray:
-    """A global array on the host of every process."""
-    if jax.process_count() == 1 or values.is_fully_replicated:
+def all_gather(values: np.ndarray) -> np.ndarray:
+    """Values of every process, equal in shape, in the order of the processes; shape (processes, ...)."""
+    return np.asarray(multihost_utils.process_allgather(values))
+
+
+def read(values: jax.Array) -> np.ndarray:
+    """An array on the host: one that is split over processes whole, on every process."""
+    if values.is_fully_addressable or values.is_fully_replicated:
         return to_host(values)
     return to_host(multihost_utils.process_allgather(values, tiled=True))
-
-
-def barrier() -> None:
-    """Returns once every process has called it."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("crosstrain")

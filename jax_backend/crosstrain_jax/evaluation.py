@@ -11,7 +11,7 @@ from crosstrain.metrics import Metrics
 from crosstrain.objective import drop_padding, read_predictions
 from crosstrain.state import require_states
 from crosstrain.step import LossFn
-from crosstrain_jax.collectives import all_gather
+from crosstrain_jax.collectives import read
 from crosstrain_jax.objective import Batch, Program, Programs, Runtime, arrays
 from crosstrain_jax.state import JaxState, Layout, Leaves
 
@@ -62,7 +62,7 @@ def predict_step(
         require_states(state, *others)
         program = programs.get(state, others)
         result = program.run(_weights(state, averaged), state.buffers, to_device(batch), arrays(others))
-        return drop_padding({name: all_gather(values) for name, values in result.items()}, WEIGHT)
+        return drop_padding({name: read(values) for name, values in result.items()}, WEIGHT)
 
     return run
 

@@ -70,16 +70,17 @@ def module_lines(module: ModuleType, prefix: str = "") -> list[str]:
 def class_lines(cls: type, full: str) -> list[str]:
     """Members of a class and its bases, without fields its signature shows; `__init__` where `__new__` hides it."""
     fields = {*getattr(cls, "__dataclass_fields__", ()), *getattr(cls, "_fields", ())}
-    own = {
-        name: member
-        for base in reversed(cls.__mro__)
-        if base.__module__.startswith("crosstrain")
-        for name, member in vars(base).items()
-    }
-    shown = [name for name in own if not name.startswith("_") and name not in fields]
-    shown += ["__init__"] if {"__new__", "__init__"} <= own.keys() else []
-    members = [(name, own[name]) for name in sorted(shown)]
+    # Bases that are not public themselves are part of the class.
+    inherited = [vars(base) for base in cls.__mro__[1:] if base.__module__.startswith("crosstrain.") and hidden(base)]
+    found = {name: value for each in [*reversed(inherited), vars(cls)] for name, value in each.items()}
+    shown = [name for name in found if not name.startswith("_") and name not in fields]
+    shown += ["__init__"] if {"__new__", "__init__"} <= vars(cls).keys() else []
+    members = [(name, found[name]) for name in sorted(shown)]
     return [f"{full}.{name}{signature(member) if callable(member) else ''}" for name, member in members]
+
+
+def hidden(cls: type) -> bool:
+    return getattr(ct, cls.__name__, None) is not cls
 
 
 def signature(value: object) -> str:

@@ -130,6 +130,15 @@ def test_weights_that_are_not_one_number_per_example(make: Make, shape: tuple[in
             next(iter(accelerator.loader(batch, batch_size=3)))
 
 
+def test_a_batch_by_hand_in_which_nothing_counts(make: Make) -> None:
+    accelerator = make()
+    batch = {**images(4), "weight": np.zeros(4)}
+    with pytest.raises(
+        ct.DataError, match="the batch must hold an example whose weight is not 0, got 4 that all weigh 0"
+    ):
+        accelerator.train_step(loss_fn)(prepared(accelerator, MLP), batch)
+
+
 def refused_steps() -> dict[str, tuple[type[ct.CrosstrainError], Callable[..., Any]]]:
     """What is refused -> the error, and a call that tries it with (accelerator, state)."""
     batch = images(8)

@@ -71,6 +71,8 @@ def test_events_come_in_order_and_logs_one_step_late(make: Make) -> None:
     assert [record.step for record in history.train] == [2, 4, 6]
     assert set(history.evaluations[-1].values) == {"loss", "accuracy"}
     assert history.values("loss").shape == (3,)
+    assert history.train[0].values.keys() == {"loss", "accuracy", "learning_rate", "examples_per_second"}
+    assert (history.values("examples_per_second") > 0).all()
 
 
 def test_fit_goes_on_where_it_stopped(make: Make) -> None:

@@ -17,9 +17,9 @@ from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
 from crosstrain_torch import capture, evaluation, models, sharding, step
-from crosstrain_torch.collectives import barrier
+from crosstrain_torch.collectives import all_gather
 from crosstrain_torch.precision import param_dtype
-from crosstrain_torch.state import TorchState
+from crosstrain_torch.state import TorchState, to_numpy
 
 
 class TorchAccelerator(Accelerator):
@@ -54,10 +54,6 @@ class TorchAccelerator(Accelerator):
         """See `crosstrain.Accelerator`."""
         return capture.change_setting(model, path, name, value)
 
-    def wait_for_everyone(self) -> None:
-        """See `crosstrain.Accelerator`."""
-        barrier(self._group)
-
     def synchronize(self) -> None:
         """See `crosstrain.Accelerator`."""
         if self.device.type == "cuda":
@@ -76,9 +72,15 @@ class TorchAccelerator(Accelerator):
     def close(self) -> None:
         """See `crosstrain.Accelerator`."""
         if self._group is not None:
-            barrier(self._group)
+            self.wait_for_everyone()
             dist.destroy_process_group()
             self._group = None
+
+    def _all_gather(self, values: np.ndarray) -> np.ndarray:
+        return all_gather(values[np.newaxis], self._group, self.device)
+
+    def _read(self, values: torch.Tensor) -> np.ndarray:
+        return to_numpy(values)
 
     def _open(self, platform: Platform | None) -> None:
         self.device = sharding.choose_device(platform)

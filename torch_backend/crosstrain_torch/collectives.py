@@ -38,9 +38,3 @@ def all_gather(values: np.ndarray, group: dist.ProcessGroup, device: torch.devic
     parts = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, local, group=group)
     return np.concatenate([part.cpu().numpy() for part in parts])
-
-
-def barrier(group: dist.ProcessGroup | None) -> None:
-    """Returns once every process has called it."""
-    if group is not None:
-        dist.barrier(group)

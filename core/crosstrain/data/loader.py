@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from crosstrain.data.order import BatchRows, batch_count, epoch_batches, pad_rows, padding_weights
-from crosstrain.data.placement import WEIGHT, LoaderSpec, Placement, require_weights
+from crosstrain.data.placement import WEIGHT, LoaderSpec, Placement, require_some_weight, require_weights
 from crosstrain.data.prefetch import in_thread, look_ahead
 from crosstrain.data.sources import Arrays, Source, as_source, stack_examples
 from crosstrain.data.torch_loader import TorchLoader
@@ -83,11 +83,21 @@ class Loader:
             order=(self._spec.seed, epoch) if self._spec.shuffle else None,
             drop_last=self._spec.drop_last,
         )
+        batches = self._weighed(batches, epoch)
         local = (batch.local(self._placement.process_index, self._placement.process_count) for batch in batches)
         if self._torch_loader is not None:
             return self._torch_loader.fetch(list(local))
         source = self._source
         return ((source.gather(rows), weights) for rows, weights in local)
+
+    def _weighed(self, batches: Iterator[BatchRows], epoch: int) -> Iterator[BatchRows]:
+        """The batches of an epoch; one whose weights in the source are all 0 is refused on every process alike."""
+        arrays = None if self._source is None or self._spec.transform else self._source.fields()
+        weights = (arrays or {}).get(WEIGHT)
+        for index, batch in enumerate(batches):
+            if weights is not None and np.ndim(weights) == 1:
+                require_some_weight(np.asarray(weights[batch.rows[: batch.real]]), f"batch {index} of epoch {epoch}")
+            yield batch
 
     def _from_iterable(self) -> Iterator[tuple[Arrays, np.ndarray]]:
         if self._started and iter(self._iterable) is self._iterable:
@@ -129,6 +139,7 @@ class Loader:
             require_weights(batch)
             if self._weighs():
                 batch = {**batch, WEIGHT: batch[WEIGHT] * weights if WEIGHT in batch else weights}
+            self._placement.require_some_weight(batch, "a batch")
             yield self._placement.convert(batch)
 
     def _weighs(self) -> bool:

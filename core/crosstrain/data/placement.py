@@ -60,9 +60,11 @@ class Placement:
             DataError: not a dict of arrays, no examples, or the data axis does not divide it.
         """
         if not isinstance(batch, Mapping) or not batch:
-            raise DataError(f"a batch must be a dict of arrays, got {type(batch).__name__}.")
+            given = "an empty one" if isinstance(batch, Mapping) else type(batch).__name__
+            raise DataError(f"a batch must be a dict of arrays, got {given}.")
         require_weights(batch)
         converted = self.convert(batch)
+        self.require_some_weight(converted, "the batch")
         sizes = {name: len(values) if values.ndim else None for name, values in converted.items()}
         size = next(iter(sizes.values()))
         if not size or len(set(sizes.values())) > 1:
@@ -83,6 +85,17 @@ class Placement:
                 f"{what} must be a multiple of the data axis, got {size} examples on {self.data_size} devices. "
                 f"Use {choices}, or let the loader pad with even_batches=True."
             )
+
+    def require_some_weight(self, batch: Arrays, what: str) -> None:
+        """Refuses a batch in which no example counts: its loss would be 0 / 0.
+
+        With several processes this one's part may weigh nothing, and only the whole batch could tell.
+
+        Raises:
+            DataError: names the batch.
+        """
+        if self.process_count == 1 and WEIGHT in batch:
+            require_some_weight(batch[WEIGHT], what)
 
     def _convert(self, name: str, values: np.ndarray) -> np.ndarray:
         kind = values.dtype.kind
@@ -112,4 +125,17 @@ def require_weights(batch: Mapping[str, Any]) -> None:
         raise DataError(
             f"{WEIGHT} must have shape (B,), one number per example, got {shape}. "
             "Flatten it, or give the field another name if it is not the weight of examples."
+        )
+
+
+def require_some_weight(weights: np.ndarray, what: str) -> None:
+    """Refuses the weights of a global batch when all of them are zero.
+
+    Raises:
+        DataError: names the batch.
+    """
+    if len(weights) and not weights.any():
+        raise DataError(
+            f"{what} must hold an example whose {WEIGHT} is not 0, got {len(weights)} that all weigh 0: its loss "
+            "would be 0 / 0. Drop these examples from the source, or shuffle."
         )

@@ -112,8 +112,19 @@ class OptimizerSpec:
         return {}
 
     def hyper(self, step: int) -> Hyper:
-        """What the 0-based optimizer step `step` is given as data."""
-        return Hyper(self.learning_rate(step), self.momentum_at(step))
+        """What the 0-based optimizer step `step` is given as data.
+
+        Raises:
+            ConfigError: the momentum's schedule leaves [0, 1) at this step. A schedule has no end, so its later values
+                are looked at when they are used.
+        """
+        momentum = self.momentum_at(step)
+        if not 0.0 <= momentum < 1.0:
+            raise ConfigError(
+                f"momentum must be in [0, 1) at every step, got {momentum} at step {step}. "
+                "Change the schedule given as momentum or betas[0]."
+            )
+        return Hyper(self.learning_rate(step), momentum)
 
     def settings(self, name: str, role: str) -> ParamSettings:
         """What holds for the parameter with this canonical name and role."""
@@ -139,7 +150,7 @@ def require(name: str, value: float, low: float, high: float = math.inf) -> None
 
 
 def require_momentum(name: str, value: "Schedule | float") -> None:
-    """Refuses a momentum (or beta) outside [0, 1); a schedule is checked at its first step.
+    """Refuses a momentum (or beta) outside [0, 1); a schedule here at its first step, later in `hyper`.
 
     Raises:
         ConfigError: names the number.
