@@ -14,6 +14,7 @@ import numpy as np
 
 from crosstrain import backends
 from crosstrain.data.loader import Loader, LoaderSpec, Placement
+from crosstrain.data.transform import Transform
 from crosstrain.errors import ConfigError, ModelError
 from crosstrain.mesh import MeshSpec
 from crosstrain.optim import Averaging, OptimizerSpec
@@ -133,7 +134,8 @@ class Accelerator(abc.ABC):
         seed: int | None = None,
         drop_last: bool = False,
         even_batches: bool = True,
-        transform: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None,
+        transform: Transform | Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None,
+        workers: int = 0,
         class_counts: Mapping[str, int] | None = None,
     ) -> Loader:
         """Batches of a source, placed on the devices. One iteration is one epoch.
@@ -148,7 +150,10 @@ class Accelerator(abc.ABC):
             even_batches: pad so that all batches have one shape that the data axis divides. Padding repeats
                 examples of the same epoch and gives them weight 0 in `batch["weight"]`, so losses and metrics of
                 `ops` do not count them.
-            transform: applied on the host to every batch of this process, arrays of shape (local B, ...).
+            transform: applied on the host to every batch of this process, arrays of shape (local B, ...): one of
+                `ct.data` (`random_crop`, `mixup`, `compose`, ...), whose random numbers belong to the example, or a
+                function of the batch that keeps the number of examples.
+            workers: threads that gather the examples of a batch; for image folders, records and map-style objects.
             class_counts: field -> number of classes; labels outside [0, count) (other than -100) are refused.
 
         Raises:
@@ -161,6 +166,7 @@ class Accelerator(abc.ABC):
             drop_last=drop_last,
             even_batches=even_batches,
             transform=transform,
+            workers=workers,
             class_counts=dict(class_counts or {}),
         )
         return Loader(source, spec, self._placement())
