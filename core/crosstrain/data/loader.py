@@ -14,7 +14,7 @@ from crosstrain.data.prefetch import in_thread, look_ahead
 from crosstrain.data.sources import Arrays, Source, as_source, stack_examples
 from crosstrain.data.stream import Stream
 from crosstrain.data.torch_loader import TorchLoader
-from crosstrain.data.transform import Context, compose
+from crosstrain.data.transform import Context, TransformLike, compose
 from crosstrain.data.workers import gathering
 from crosstrain.errors import DataError, require_count
 
@@ -293,4 +293,4 @@ class Loader:
                 )
 
 
-__all__ = ["WEIGHT", "Loader", "LoaderSpec", "Placement", "padding_weights"]
+__all__ = ["WEIGHT", "Loader", "LoaderSpec", "Placement", "TransformLike", "padding_weights"]

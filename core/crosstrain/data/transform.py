@@ -124,7 +124,10 @@ class _Compose(Transform):
         return load
 
 
-def compose(*transforms: Transform | Callable[[Arrays], Arrays]) -> Transform:
+TransformLike = Transform | Callable[[Arrays], Arrays]
+
+
+def compose(*transforms: TransformLike) -> Transform:
     """One transform that applies these in order. Plain functions of the batch may stand among them.
 
     Raises:
