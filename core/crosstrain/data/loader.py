@@ -181,14 +181,15 @@ class Loader:
             drop_last=self._spec.drop_last,
             first=start.batch,
         )
-        local = [batch.local(self._placement.process_index, self._placement.process_count) for batch in batches]
+        local = (batch.local(self._placement.process_index, self._placement.process_count) for batch in batches)
         with gathering(source, self._spec.workers) as gather:
-            fetched: Iterable[Arrays] = (
-                self._torch_loader.fetch(rows for rows, _ in local)
-                if self._torch_loader
-                else (gather(rows) for rows, _ in local)
-            )
-            for batch, (fields, (rows, weights)) in enumerate(zip(fetched, local, strict=True), start.batch + 1):
+            fetched: Iterable[tuple[Arrays, tuple[np.ndarray, np.ndarray]]]
+            if self._torch_loader:
+                parts = list(local)
+                fetched = zip(self._torch_loader.fetch(rows for rows, _ in parts), parts, strict=True)
+            else:
+                fetched = ((gather(part[0]), part) for part in local)
+            for batch, (fields, (rows, weights)) in enumerate(fetched, start.batch + 1):
                 context = Context(
                     seed=self._spec.seed,
                     epoch=start.epoch,
