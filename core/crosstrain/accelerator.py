@@ -13,7 +13,7 @@ import numpy as np
 
 from crosstrain import backends, checkpoint
 from crosstrain.abstract import abstractmethod
-from crosstrain.data.loader import Loader, LoaderSpec, Placement
+from crosstrain.data.loader import Loader, LoaderSpec, Placement, TransformLike
 from crosstrain.errors import ConfigError
 from crosstrain.exchange import Call
 from crosstrain.folding import words
@@ -132,22 +132,23 @@ class Accelerator(Inspection, Processes):
         seed: int | None = None,
         drop_last: bool = False,
         even_batches: bool = True,
-        transform: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None,
+        transform: TransformLike | None = None,
+        workers: int = 0,
         class_counts: Mapping[str, int] | None = None,
     ) -> Loader:
         """Batches of a source, placed on the devices. One iteration is one epoch.
 
         Args:
-            source: a dict of arrays or memory maps (rows are examples), an object with `__len__` and `__getitem__`
-                that gives a dict per example, an HF dataset, a torch `DataLoader`, or an iterable of examples.
+            source: a dict of arrays (rows are examples), a source of `ct.data`, an object with `__len__` and
+                `__getitem__` that gives a dict, an HF dataset, a torch `DataLoader`, or an iterable of examples.
             batch_size: examples per *global* batch, over all processes; taken from a DataLoader when None.
             shuffle: a new order each epoch, a function of (seed, epoch) only.
             seed: by default the accelerator's.
             drop_last: leave out a last batch that is not full.
-            even_batches: pad so that all batches have one shape that the data axis divides. Padding repeats
-                examples of the same epoch and gives them weight 0 in `batch["weight"]`, so losses and metrics of
-                `ops` do not count them.
-            transform: applied on the host to every batch of this process, arrays of shape (local B, ...).
+            even_batches: pad to one shape that the data axis divides, with examples of the same epoch whose weight
+                is 0 in `batch["weight"]`, so that losses and metrics of `ops` do not count them.
+            transform: of `ct.data`, or a function of this process's part of a batch; keeps the number of examples.
+            workers: threads that gather a batch; for sources that are slow per example.
             class_counts: field -> number of classes; labels outside [0, count) (other than -100) are refused.
 
         Raises:
@@ -161,6 +162,7 @@ class Accelerator(Inspection, Processes):
             drop_last=drop_last,
             even_batches=even_batches,
             transform=transform,
+            workers=workers,
             class_counts=dict(class_counts or {}),
         )
         return Loader(source, spec, self._placement())
@@ -219,9 +221,7 @@ class Accelerator(Inspection, Processes):
         """
 
     def to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A batch on the devices: as it is when it is there already, else placed as the loader would.
-
-        With several processes a batch on the host is this process's part of the global one.
+        """A batch as it is when it is on the devices already, else this process's part placed as the loader would.
 
         Raises:
             CollectiveError: with `debug`, a process that gives other fields, shapes or types, or makes another call.

@@ -99,6 +99,35 @@ def seed_key(seed: int, stream: str) -> tuple[int, int]:
     )
 
 
+def example_uniform(seed: int, name: str, epoch: int, examples: np.ndarray, count: int) -> np.ndarray:
+    """Uniform numbers in [0, 1) for examples of a source, from Threefry-2x32.
+
+    Row i is a function of (seed, name, epoch, examples[i]) only: never of the batch or the process the example is in.
+
+    Args:
+        seed: of the run.
+        name: what the numbers are for.
+        epoch: 0-based.
+        examples: their indices in the source, integers, shape (B,).
+        count: numbers per example.
+
+    Returns:
+        float64, shape (B, count); 53 random bits each.
+    """
+    epoch_key = threefry2x32(
+        seed_key(seed, f"example/{name}"), epoch & WORD_MASK, epoch >> 32, wrap=lambda word: word & WORD_MASK
+    )
+    words = np.asarray(examples).astype(np.uint64)
+    low, high = (words & np.uint64(WORD_MASK)).astype(np.uint32), (words >> np.uint64(32)).astype(np.uint32)
+    # Arrays, not scalars: only those wrap without a warning.
+    first_word, second_word = (np.array([word], dtype=np.uint32) for word in epoch_key)
+    key = threefry2x32((first_word, second_word), low, high)
+    columns = np.arange(count, dtype=np.uint32)[None, :]
+    first, second = threefry2x32((key[0][:, None], key[1][:, None]), columns, np.zeros_like(columns))
+    bits = (first.astype(np.uint64) << np.uint64(21)) | (second >> np.uint32(11)).astype(np.uint64)
+    return bits * 2.0**-53
+
+
 @dataclass(frozen=True, slots=True)
 class StepRandom:
     """Device-side randomness of one optimizer step: a key, and which example of the global batch each row is.

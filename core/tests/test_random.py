@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crosstrain import random
-from crosstrain.random import WORD_MASK, StepRandom, keep_threshold, threefry2x32
+from crosstrain.random import WORD_MASK, StepRandom, example_uniform, keep_threshold, threefry2x32
 
 FF = 0xFFFFFFFF
 # Random123's kat_vectors, lines "threefry2x32 20": counter, key, result.
@@ -156,3 +158,33 @@ def test_keep_threshold_keeps_one_minus_the_rate(rate):
 def test_keep_threshold_fits_into_32_bits():
     assert keep_threshold(0.0) == WORD_MASK
     assert keep_threshold(0.5) == 2**31
+
+
+# Numbers that belong to an example.
+
+
+def test_numbers_of_examples_are_uniform_and_independent():
+    draws = example_uniform(0, "test", 1, np.arange(50_000), 3)
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    counts = np.array([np.histogram(column, 20, (0, 1))[0] for column in draws.T])
+    assert ((counts - 2500) ** 2 / 2500).sum(1).max() < 43.8, "chi-squared, 19 degrees of freedom, p = 0.001"
+    assert np.abs(np.corrcoef(draws.T) - np.eye(3)).max() < 0.02
+    assert np.abs(np.corrcoef(draws[1:, 0], draws[:-1, 0])[0, 1]) < 0.02
+
+
+def test_numbers_of_examples_never_change():
+    draws = example_uniform(7, "flip", 3, np.array([0, 1, 2**40]), 2)
+    pinned = [
+        [0.7707333613788179, 0.20923195927255633],
+        [0.6177451906088528, 0.192084711711062],
+        [0.06855293479913938, 0.8572551946687429],
+    ]
+    np.testing.assert_array_equal(draws, pinned)
+
+
+@given(st.integers(-(2**63), 2**64 - 1), st.integers(0, 2**40), st.lists(st.integers(0, 2**62), min_size=1, max_size=9))
+def test_any_seed_epoch_and_example_give_numbers(seed, epoch, examples):
+    draws = example_uniform(seed, "x", epoch, np.array(examples), 2)
+    assert draws.shape == (len(examples), 2)
+    np.testing.assert_array_equal(draws[-1:], example_uniform(seed, "x", epoch, np.array(examples[-1:]), 2))

@@ -1,23 +1,42 @@
 """`Loader`: batches of a source in their order, padded, checked, and placed on the devices."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from crosstrain.data.order import BatchRows, batch_count, epoch_batches, pad_rows, padding_weights
 from crosstrain.data.placement import WEIGHT, LoaderSpec, Placement, require_some_weight, require_weights
+from crosstrain.data.position import Position, dump, parse
 from crosstrain.data.prefetch import in_thread, look_ahead
 from crosstrain.data.sources import Arrays, Source, as_source, stack_examples
+from crosstrain.data.stream import Stream
 from crosstrain.data.torch_loader import TorchLoader
+from crosstrain.data.transform import Context, TransformLike, compose
+from crosstrain.data.workers import gathering
 from crosstrain.errors import DataError, require_count
 
 _LOOK_AHEAD = 2
 _IGNORED_LABEL = -100
 
 
+@dataclass(frozen=True, slots=True)
+class _Local:
+    """This process's part of one global batch, and how to go on after it."""
+
+    fields: Arrays
+    weights: np.ndarray
+    context: Context
+    after: Position
+
+
 class Loader:
-    """Batches on the devices. Each iteration is one epoch; `len` is the number of batches in it."""
+    """Batches on the devices. Each iteration is one epoch; `len` is the number of batches in it.
+
+    `state_dict` says where the training loop stands, and a loader made alike goes on there after `load_state_dict`.
+    """
 
     def __init__(self, source: Any, spec: LoaderSpec, placement: Placement) -> None:
         self._spec, self._placement = spec, placement
@@ -27,9 +46,11 @@ class Loader:
             self._spec = spec = self._torch_loader.merge(spec)
         else:
             self._source = as_source(source)
-        self._iterable: Iterable[Any] = source
-        self._epoch = 0
-        self._started = False
+        self._stream = Stream(source) if self._source is None else None
+        self._transform = None if spec.transform is None else compose(spec.transform)
+        self._next = self._position = Position(epoch=0)
+        self._iteration: object = None
+        self._check_workers()
         self._batch_size = self._check_batch_size(spec.batch_size)
         self._padded_size = self._choose_padded_size()
         self._check_source()
@@ -42,11 +63,11 @@ class Loader:
     @property
     def epoch(self) -> int:
         """The epoch (0-based) that the next iteration gives."""
-        return self._epoch
+        return self._next.epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next iteration that of `epoch`."""
-        self._epoch = epoch
+        """Makes the next iteration that of `epoch`, from its beginning."""
+        self._go_to(Position(epoch=epoch))
 
     @property
     def example_count(self) -> int:
@@ -66,81 +87,161 @@ class Loader:
         return batch_count(self.example_count, self._batch_size, self._spec.drop_last)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        epoch, self._epoch = self._epoch, self._epoch + 1
-        host = self._finish(self._host_batches(epoch))
-        cheap = self._source is not None and self._source.fields() is not None and self._spec.transform is None
-        return (look_ahead if cheap else in_thread)(map(self._placement.put, host), _LOOK_AHEAD)
+        start, self._iteration = self._next, object()
+        self._position, self._next = start, Position(epoch=start.epoch + 1)
+        return self._hand_out(start, self._iteration)
+
+    # Where the training loop stands.
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position of the training loop as plain data: batches that it has taken, not those prefetched.
+
+        A batch counts as soon as the loop has it, so save after its step. After the last batch of an epoch the
+        position is its end, and the next iteration there gives nothing; once the iteration is over, or before the
+        first, it is the beginning of the next.
+
+        Raises:
+            DataError: an iterable source whose own state is no plain data.
+        """
+        return dump(self._position, self._facts())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Makes the next iteration go on at this position. Any number of processes may go on.
+
+        Batches before it are not gathered again; only an iterable without a `state_dict` of its own is read over.
+
+        Raises:
+            DataError: no such state, or one of another batch size, seed, order or source.
+        """
+        self._go_to(parse(state, self._facts(), None if self._source is None else len(self)))
+
+    @property
+    def resume_note(self) -> str | None:
+        """What is not exact when this loader resumes; None when the same batches follow for sure."""
+        if self._torch_loader is not None:
+            return (
+                "Order and position are exact; random numbers that the data set, its workers or collate_fn draw by "
+                "themselves are drawn anew. Augment with transform= instead."
+            )
+        if self._stream is None:
+            return None
+        if self._stream.has_state:
+            return (
+                "The iterable's own state_dict decides what follows: a stream that shuffles through a buffer, as those "
+                "of HF datasets do, loses what the buffer held."
+            )
+        return (
+            "The iterable has no state_dict: the examples before the position are read over, which takes time, and "
+            "the same ones follow only if it gives them in the same order again."
+        )
+
+    @property
+    def exact_resume(self) -> bool:
+        """Whether crosstrain alone decides what follows after a resume; `resume_note` says what may differ."""
+        return self.resume_note is None
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "seed": int(self._spec.seed),
+            "shuffle": bool(self._spec.shuffle),
+            "batch_size": int(self._batch_size),
+            "drop_last": bool(self._spec.drop_last),
+            "examples": None if self._source is None else len(self._source),
+        }
+
+    def _go_to(self, position: Position) -> None:
+        self._next = self._position = position
+        self._iteration = None
+
+    def _hand_out(self, start: Position, iteration: object) -> Iterator[dict[str, Any]]:
+        cheap = self._source is not None and self._source.fields() is not None and self._transform is None
+        ahead = look_ahead if cheap and not self._spec.workers else in_thread
+        with closing(ahead(self._placed(start), _LOOK_AHEAD)) as batches:
+            for batch, after in batches:
+                if self._iteration is iteration:
+                    self._position = after
+                yield batch
+        if self._iteration is iteration:
+            self._position = self._next
 
     # From the source to this process's part of each batch.
 
-    def _host_batches(self, epoch: int) -> Iterator[tuple[Arrays, np.ndarray]]:
-        if self._source is None:
-            return self._from_iterable()
+    def _placed(self, start: Position) -> Iterator[tuple[dict[str, Any], Position]]:
+        for local in self._from_iterable(start) if self._source is None else self._from_source(start):
+            yield self._placement.put(self._finish(local)), local.after
+
+    def _from_source(self, start: Position) -> Iterator[_Local]:
+        source = self._source
+        assert source is not None
         batches = epoch_batches(
-            len(self._source),
+            len(source),
             self._batch_size,
             self._padded_size,
-            order=(self._spec.seed, epoch) if self._spec.shuffle else None,
+            order=(self._spec.seed, start.epoch) if self._spec.shuffle else None,
             drop_last=self._spec.drop_last,
+            first=start.batch,
         )
-        batches = self._weighed(batches, epoch)
+        batches = self._weighed(batches, start)
         local = (batch.local(self._placement.process_index, self._placement.process_count) for batch in batches)
-        if self._torch_loader is not None:
-            return self._torch_loader.fetch(list(local))
-        source = self._source
-        return ((source.gather(rows), weights) for rows, weights in local)
+        with gathering(source, self._spec.workers) as gather:
+            fetched: Iterable[tuple[Arrays, tuple[np.ndarray, np.ndarray]]]
+            if self._torch_loader:
+                parts = list(local)
+                fetched = zip(self._torch_loader.fetch(rows for rows, _ in parts), parts, strict=True)
+            else:
+                fetched = ((gather(part[0]), part) for part in local)
+            for batch, (fields, (rows, weights)) in enumerate(fetched, start.batch + 1):
+                context = Context(
+                    seed=self._spec.seed,
+                    epoch=start.epoch,
+                    examples=rows,
+                    example_count=len(source),
+                    load=gather,
+                )
+                yield _Local(fields, weights, context, Position(epoch=start.epoch, batch=batch))
 
-    def _weighed(self, batches: Iterator[BatchRows], epoch: int) -> Iterator[BatchRows]:
+    def _weighed(self, batches: Iterator[BatchRows], start: Position) -> Iterator[BatchRows]:
         """The batches of an epoch; one whose weights in the source are all 0 is refused on every process alike."""
         arrays = None if self._source is None or self._spec.transform else self._source.fields()
         weights = (arrays or {}).get(WEIGHT)
-        for index, batch in enumerate(batches):
+        for index, batch in enumerate(batches, start.batch):
             if weights is not None and np.ndim(weights) == 1:
-                require_some_weight(np.asarray(weights[batch.rows[: batch.real]]), f"batch {index} of epoch {epoch}")
+                require_some_weight(
+                    np.asarray(weights[batch.rows[: batch.real]]), f"batch {index} of epoch {start.epoch}"
+                )
             yield batch
 
-    def _from_iterable(self) -> Iterator[tuple[Arrays, np.ndarray]]:
-        if self._started and iter(self._iterable) is self._iterable:
-            raise DataError(
-                "source must start again for every epoch, got an iterator that is used up. "
-                "Pass an object whose __iter__ begins anew, not a generator."
-            )
-        self._started = True
-        pool: list[Any] = []
-        window: list[Any] = []
-        for example in self._iterable:
-            window.append(example)
-            if len(pool) < self._batch_size:
-                pool.append(example)
-            if len(window) == self._batch_size:
-                yield self._local_window(window, pool)
-                window = []
+    def _from_iterable(self, start: Position) -> Iterator[_Local]:
+        stream = self._stream
+        assert stream is not None
+        pool = stream.pool(start, self._batch_size) if start.batch else []
+        for batch, window in enumerate(stream.windows(start, self._batch_size), start.batch + 1):
+            size = len(window.examples)
+            pool = pool or window.examples
+            if size < self._batch_size:
+                if self._spec.drop_last:
+                    break
+                if self._padded_size is None:
+                    self._placement.require_divisible(size, "the last batch")
+            rows = pad_rows(np.arange(size), self._padded_size or size, np.arange(size, size + len(pool)))
+            chosen, weights = rows.local(self._placement.process_index, self._placement.process_count)
+            examples = window.examples + pool
+            places = np.concatenate([window.first + np.arange(size), np.arange(len(pool))])[chosen]
+            context = Context(seed=self._spec.seed, epoch=start.epoch, examples=places)
+            after = Position(epoch=start.epoch, batch=batch, stream=window.state)
+            yield _Local(stack_examples([examples[row] for row in chosen]), weights, context, after)
         if not pool:
             raise DataError("source must have at least one example, got an iterable that gave none.")
-        if window and not self._spec.drop_last:
-            if self._padded_size is None:
-                self._placement.require_divisible(len(window), "the last batch")
-            yield self._local_window(window, pool)
 
-    def _local_window(self, window: list[Any], pool: list[Any]) -> tuple[Arrays, np.ndarray]:
-        examples = window + pool
-        batch: BatchRows = pad_rows(
-            np.arange(len(window)), self._padded_size or len(window), np.arange(len(window), len(examples))
-        )
-        rows, weights = batch.local(self._placement.process_index, self._placement.process_count)
-        return stack_examples([examples[row] for row in rows]), weights
-
-    def _finish(self, batches: Iterable[tuple[Arrays, np.ndarray]]) -> Iterator[Arrays]:
-        checked_once = self._source is not None and self._source.fields() is not None
-        for fields, weights in batches:
-            if not checked_once:
-                self._check_labels(fields)
-            batch = self._spec.transform(fields) if self._spec.transform else fields
-            require_weights(batch)
-            if self._weighs():
-                batch = {**batch, WEIGHT: batch[WEIGHT] * weights if WEIGHT in batch else weights}
-            self._placement.require_some_weight(batch, "a batch")
-            yield self._placement.convert(batch)
+    def _finish(self, local: _Local) -> Arrays:
+        if self._source is None or self._source.fields() is None:
+            self._check_labels(local.fields)
+        batch = self._transform.apply(local.fields, local.context) if self._transform else local.fields
+        require_weights(batch)
+        if self._weighs():
+            batch = {**batch, WEIGHT: batch[WEIGHT] * local.weights if WEIGHT in batch else local.weights}
+        self._placement.require_some_weight(batch, "a batch")
+        return self._placement.convert(batch)
 
     def _weighs(self) -> bool:
         """Whether batches carry weights: only where some batch may be padded, and then all do, in one structure."""
@@ -151,6 +252,18 @@ class Loader:
         return not self._spec.drop_last and len(self._source) % self._batch_size != 0
 
     # Checks, before any device is touched.
+
+    def _check_workers(self) -> None:
+        workers = self._spec.workers
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+            raise DataError(f"workers must be an integer of at least 0, got workers={workers!r}.")
+        if workers and self._torch_loader is not None:
+            raise DataError(f"workers must be 0 for a DataLoader, got workers={workers}. Give it num_workers itself.")
+        if workers and self._source is None:
+            raise DataError(
+                f"workers must be 0 for an iterable, got workers={workers}. "
+                "Its examples come one after the other; an object with __len__ and __getitem__ can be read by several."
+            )
 
     def _check_batch_size(self, batch_size: int | None) -> int:
         if batch_size is None:
@@ -194,4 +307,4 @@ class Loader:
                 )
 
 
-__all__ = ["WEIGHT", "Loader", "LoaderSpec", "Placement", "padding_weights"]
+__all__ = ["WEIGHT", "Loader", "LoaderSpec", "Placement", "TransformLike", "padding_weights"]

@@ -45,9 +45,15 @@ def batch_count(examples: int, batch_size: int, drop_last: bool) -> int:
 
 
 def epoch_batches(
-    examples: int, batch_size: int, padded_size: int | None, *, order: tuple[int, int] | None, drop_last: bool
+    examples: int,
+    batch_size: int,
+    padded_size: int | None,
+    *,
+    order: tuple[int, int] | None,
+    drop_last: bool,
+    first: int = 0,
 ) -> Iterator[BatchRows]:
-    """The global batches of one epoch.
+    """The global batches of one epoch, from batch `first` on.
 
     Args:
         examples: size of the source.
@@ -55,8 +61,9 @@ def epoch_batches(
         padded_size: rows per batch after padding; None leaves the last batch short.
         order: (seed, epoch) of the shuffle, or None for the order of the source.
         drop_last: leave out a last batch that is not full.
+        first: batches that are left out at the beginning.
     """
     rows = np.arange(examples) if order is None else permutation(*order, examples)
-    for index in range(batch_count(examples, batch_size, drop_last)):
+    for index in range(first, batch_count(examples, batch_size, drop_last)):
         part = rows[index * batch_size : (index + 1) * batch_size]
         yield pad_rows(part, padded_size or len(part), rows)

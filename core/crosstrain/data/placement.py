@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from crosstrain.data.sources import Arrays
+from crosstrain.data.transform import TransformLike
 from crosstrain.errors import DataError
 
 WEIGHT = "weight"
@@ -21,7 +22,8 @@ class LoaderSpec:
     seed: int = 0
     drop_last: bool = False
     even_batches: bool = True
-    transform: Callable[[Arrays], Arrays] | None = None
+    transform: TransformLike | None = None
+    workers: int = 0
     class_counts: Mapping[str, int] = field(default_factory=dict)
 
 

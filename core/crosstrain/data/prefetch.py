@@ -3,14 +3,14 @@
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 _END = object()
 
 
-def look_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+def look_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """Yields `items`, having asked for up to `depth` of them ahead. Device copies run while the step computes."""
     waiting: deque[T] = deque()
     for item in items:
@@ -20,7 +20,7 @@ def look_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
     yield from waiting
 
 
-def in_thread(items: Iterable[T], depth: int) -> Iterator[T]:
+def in_thread(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """Yields `items`, made by a thread that stays up to `depth` ahead.
 
     An exception in the thread is raised here, in its place. The thread ends with the iteration, also when the
@@ -57,3 +57,5 @@ def in_thread(items: Iterable[T], depth: int) -> Iterator[T]:
     finally:
         stop.set()
         thread.join()
+        if isinstance(items, Generator):
+            items.close()  # what it holds (a pool of workers) ends with it, not when it is collected

@@ -76,7 +76,7 @@ class MapSource(Source):
 
     def gather(self, rows: np.ndarray) -> Arrays:
         """See `Source`."""
-        return as_fields(self._collate([self._examples[int(row)] for row in rows]))
+        return as_fields(self._collate([example_named(int(row), self._examples.__getitem__) for row in rows]))
 
 
 class BatchedSource(Source):
@@ -91,6 +91,21 @@ class BatchedSource(Source):
     def gather(self, rows: np.ndarray) -> Arrays:
         """See `Source`."""
         return as_fields(self._dataset[rows.tolist()])
+
+
+def as_int32(tokens: np.ndarray) -> np.ndarray:
+    """Token ids as int32.
+
+    Raises:
+        DataError: one that does not fit.
+    """
+    if tokens.dtype.itemsize >= 4 and tokens.dtype != np.int32 and tokens.size:
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < np.iinfo(np.int32).min or high > np.iinfo(np.int32).max:
+            raise DataError(
+                f"token ids must fit into 32 bits with a sign, got ids from {low} to {high}. Is the dtype another?"
+            )
+    return np.asarray(tokens, dtype=np.int32)
 
 
 class TokenSource(Source):
@@ -108,7 +123,7 @@ class TokenSource(Source):
     def gather(self, rows: np.ndarray) -> Arrays:
         """See `Source`."""
         positions = rows[:, None] * self._size + np.arange(self._size + 1)
-        window = np.asarray(self._tokens[positions], dtype=np.int32)
+        window = as_int32(self._tokens[positions])
         return {"tokens": window[:, :-1], "label": window[:, 1:]}
 
 
@@ -177,6 +192,15 @@ def stack_examples(examples: Sequence[Any]) -> Arrays:
             f"all examples must have the same shapes, got {shapes}. "
             "Pad or crop them, or give a DataLoader with a collate_fn."
         ) from error
+
+
+def example_named(row: int, read: Callable[[int], Any]) -> Any:
+    """`read(row)`; an exception keeps its type, and a note says which example it was."""
+    try:
+        return read(row)
+    except Exception as error:
+        error.add_note(f"This was example {row} of the source.")
+        raise
 
 
 def as_fields(example: Any) -> Arrays:

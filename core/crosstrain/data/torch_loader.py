@@ -1,13 +1,13 @@
 """A torch `DataLoader` as a source: its data set, collation and workers, in crosstrain's order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from crosstrain.data.placement import LoaderSpec
-from crosstrain.data.sources import Arrays, Source, as_fields
+from crosstrain.data.sources import Arrays, MapSource, Source, as_fields
 from crosstrain.errors import DataError
 
 
@@ -27,7 +27,7 @@ class TorchLoader:
                 f"a DataLoader must use a plain sequential or random sampler, got {sampler} in {batch_sampler}. "
                 "Pass its data set instead of the DataLoader; crosstrain orders and shards it."
             )
-        self.examples: Source = _Sized(loader.dataset)
+        self.examples: Source = MapSource(loader.dataset, loader.collate_fn)
         if getattr(loader.sampler, "replacement", False) or len(loader.sampler) != len(loader.dataset):
             raise DataError(
                 "a DataLoader must go over its data set once per epoch, got a sampler of "
@@ -62,29 +62,16 @@ class TorchLoader:
             drop_last=spec.drop_last or bool(self._loader.drop_last),
         )
 
-    def fetch(self, local: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[Arrays, np.ndarray]]:
-        """The batches of these rows, made by the DataLoader's workers and collation, with their weights."""
+    def fetch(self, batches: Iterable[np.ndarray]) -> Iterator[Arrays]:
+        """The batches of these rows, made by the DataLoader's workers and collation."""
         loader = self._loader
         rebuilt = type(loader)(
             loader.dataset,
-            batch_sampler=[rows.tolist() for rows, _ in local],
+            batch_sampler=[rows.tolist() for rows in batches],
             collate_fn=loader.collate_fn,
             num_workers=loader.num_workers,
             worker_init_fn=loader.worker_init_fn,
             multiprocessing_context=loader.multiprocessing_context,
         )
-        for fields, (_, weights) in zip(rebuilt, local, strict=True):
-            yield as_fields(fields), weights
-
-
-class _Sized(Source):
-    """The length of a data set whose examples a DataLoader fetches."""
-
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def gather(self, rows: np.ndarray) -> Arrays:
-        raise DataError("the examples of a DataLoader are fetched by its workers, not gathered.")
+        for fields in rebuilt:
+            yield as_fields(fields)

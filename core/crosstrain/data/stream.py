@@ -1,0 +1,75 @@
+"""Iterable sources: cut into windows of one global batch, and found again in the middle of an epoch.
+
+Every process reads the whole stream and keeps its part of each window. So the parts are even and in one order however
+many processes there are, and a stream with fewer examples than processes works too.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from crosstrain.data.position import Position
+from crosstrain.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The examples of one global batch.
+
+    Attributes:
+        examples: in order; fewer than a batch only at the end of the epoch.
+        first: place of the first in the epoch.
+        state: of the source after the last, where it has a `state_dict`.
+    """
+
+    examples: list[Any]
+    first: int
+    state: Any
+
+
+class Stream:
+    """An iterable that can start again for every epoch."""
+
+    def __init__(self, source: Iterable[Any]) -> None:
+        self._source: Any = source
+        self._started = self._moved = False
+        self.has_state = all(callable(getattr(source, name, None)) for name in ("state_dict", "load_state_dict"))
+        self._initial = self._state()
+
+    def pool(self, position: Position, size: int) -> list[Any]:
+        """The first `size` examples of the epoch, which pad its last batch, read anew when it is resumed."""
+        self._rewind(position.epoch)
+        return list(islice(iter(self._source), size))
+
+    def windows(self, position: Position, batch_size: int) -> Iterator[Window]:
+        """The batches from a position on, after reading over what comes before it where the source has no state."""
+        if self._started and iter(self._source) is self._source and not position.batch:
+            raise DataError(
+                "source must start again for every epoch, got an iterator that is used up. "
+                "Pass an object whose __iter__ begins anew, not a generator."
+            )
+        self._started = True
+        self._rewind(position.epoch)
+        if self.has_state and position.batch:
+            self._source.load_state_dict(copy.deepcopy(position.stream))
+            self._moved = True
+        examples = iter(self._source)
+        first = position.batch * batch_size
+        if not self.has_state:
+            for _ in islice(examples, first):
+                pass
+        while window := list(islice(examples, batch_size)):
+            yield Window(window, first, self._state())
+            first += len(window)
+
+    def _rewind(self, epoch: int) -> None:
+        if callable(getattr(self._source, "set_epoch", None)):
+            self._source.set_epoch(epoch)
+        if self._moved:
+            self._source.load_state_dict(copy.deepcopy(self._initial))
+            self._moved = False
+
+    def _state(self) -> Any:
+        return copy.deepcopy(self._source.state_dict()) if self.has_state else None
