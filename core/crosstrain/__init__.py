@@ -7,6 +7,7 @@ from crosstrain import data, models, random
 from crosstrain._version import __version__
 from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback
+from crosstrain.checkpoint import Best, CheckpointSpec
 from crosstrain.errors import (
     BackendError,
     CheckpointError,
@@ -69,8 +70,10 @@ __all__ = [
     "Accelerator",
     "Averaging",
     "BackendError",
+    "Best",
     "Callback",
     "CheckpointError",
+    "CheckpointSpec",
     "CollectiveError",
     "ConfigError",
     "CrosstrainError",

@@ -6,17 +6,21 @@ subclass of `Accelerator`. A third party adds an engine by declaring one more en
 
 import importlib.util
 import logging
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crosstrain.errors import BackendError, ModelError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "crosstrain.backends"
 logger = logging.getLogger("crosstrain")
 
 
-def known() -> dict[str, EntryPoint]:
+def known() -> "dict[str, EntryPoint]":
     """Name -> entry point of every engine that is declared, whether or not its framework is installed."""
+    from importlib.metadata import entry_points
+
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
 
 

@@ -23,6 +23,7 @@ class Run:
         epoch: the current one, 0-based, of this call.
         step: optimizer steps finished in this call.
         stop_reason: why training ends early, or None.
+        stops_at_once: whether it ends without an evaluation.
         started: `time.perf_counter()` at the start, in seconds.
     """
 
@@ -34,11 +35,15 @@ class Run:
     epoch: int = 0
     step: int = 0
     stop_reason: str | None = None
+    stops_at_once: bool = False
     started: float = field(default_factory=time.perf_counter)
 
-    def stop(self, reason: str) -> None:
-        """Ends training after the current step. Every process must come to the same decision."""
-        self.stop_reason = reason
+    def stop(self, reason: str, *, at_once: bool = False) -> None:
+        """Ends training after the current step, with a last evaluation unless `at_once`.
+
+        Every process must come to the same decision.
+        """
+        self.stop_reason, self.stops_at_once = reason, at_once
 
 
 @dataclass(frozen=True, slots=True)

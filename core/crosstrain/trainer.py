@@ -3,12 +3,13 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback, Record, Run, Speed, emit
+from crosstrain.checkpoint import CheckpointSpec, Saver
 from crosstrain.data.loader import Loader
 from crosstrain.errors import ConfigError, require_count
 from crosstrain.metrics import Metrics, MetricSum
@@ -18,10 +19,17 @@ from crosstrain.step import LossFn
 
 @dataclass(slots=True)
 class History:
-    """What `fit` logged and evaluated, in order."""
+    """What `fit` logged and evaluated, in order.
+
+    Attributes:
+        train: logged steps.
+        evaluations: evaluations.
+        stop_reason: why the last `fit` ended early, such as `SIGTERM`; None when it came to its end.
+    """
 
     train: list[Record] = field(default_factory=list)
     evaluations: list[Record] = field(default_factory=list)
+    stop_reason: str | None = None
 
     def values(self, name: str) -> np.ndarray:
         """A logged training metric over time, float64, shape (number of records,)."""
@@ -87,6 +95,8 @@ class Trainer:
         epochs: int | None = None,
         steps: int | None = None,
         eval_loader: Loader | None = None,
+        checkpoints: CheckpointSpec | None = None,
+        resume: Literal["auto"] | None = None,
     ) -> History:
         """Trains for `epochs` passes over the loader, or for `steps` optimizer steps.
 
@@ -95,30 +105,40 @@ class Trainer:
             epochs: passes over the data; give this or `steps`.
             steps: optimizer steps, over as many passes as it takes.
             eval_loader: evaluated after every epoch, and at the end.
+            checkpoints: when to save, and what to keep.
+            resume: `auto` goes on from the newest whole checkpoint where there is one: with the same engine and
+                layout bit for bit, in the middle of an epoch. `epochs` and `steps` count from the first start.
 
         Returns:
             The history over all calls so far.
 
         Raises:
-            ConfigError: neither or both of `epochs` and `steps`, or less than one.
+            ConfigError: neither or both of `epochs` and `steps`, or less than one; `resume` without `checkpoints`.
+            CheckpointError: a checkpoint cannot be written, or does not fit.
             NonFiniteLossError: the accelerator's `nan_policy` is `raise`, and a loss was not finite.
         """
         run = self._begin(loader, epochs, steps)
+        self._active = self._callbacks + self._saving(run, loader, checkpoints, resume)
+        self._speed = Speed(self.state.step, loader.batch_size)
         try:
-            emit(self._callbacks, "on_fit_begin", run)
-            for run.epoch in itertools.count() if epochs is None else range(epochs):
+            emit(self._active, "on_fit_begin", run)
+            first = run.epoch
+            for run.epoch in itertools.count(first) if epochs is None else range(first, epochs):
                 self._epoch(run, loader)
+                if run.stops_at_once:
+                    break
                 if eval_loader is not None:
                     self._evaluate_in_fit(run, eval_loader)
-                emit(self._callbacks, "on_epoch_end", run)
+                emit(self._active, "on_epoch_end", run)
                 if run.stop_reason or run.step == run.total_steps:
                     break
             self._step.finish()
         except BaseException as error:
-            emit(self._callbacks, "on_exception", run, error)
+            emit(self._active, "on_exception", run, error)
             raise
         finally:
-            emit(self._callbacks, "on_fit_end", run)
+            self.history.stop_reason = run.stop_reason
+            emit(self._active, "on_fit_end", run)
         return self.history
 
     def evaluate(self, loader: Loader) -> dict[str, float]:
@@ -148,7 +168,6 @@ class Trainer:
         for name, value in (("epochs", epochs), ("steps", steps)):
             if value is not None:
                 require_count(name, value)
-        self._speed = Speed(self.state.step, loader.batch_size)
         return Run(
             state=self.state,
             is_main_process=self.accelerator.is_main_process,
@@ -157,8 +176,25 @@ class Trainer:
             total_steps=steps if epochs is None else _known_steps(loader, epochs),
         )
 
+    def _saving(
+        self, run: Run, loader: Loader, checkpoints: CheckpointSpec | None, resume: str | None
+    ) -> tuple[Callback, ...]:
+        if resume not in (None, "auto") or (resume and checkpoints is None):
+            raise ConfigError(
+                f"resume must be None, or 'auto' together with checkpoints, got resume={resume!r} and "
+                f"checkpoints={checkpoints}. Pass checkpoints=ct.CheckpointSpec(root=...)."
+            )
+        if checkpoints is None:
+            return ()
+        saver = Saver(self.accelerator, loader, checkpoints)
+        if resume:
+            saver.resume(run)
+        return (saver,)
+
     def _epoch(self, run: Run, loader: Loader) -> None:
-        emit(self._callbacks, "on_epoch_begin", run)
+        emit(self._active, "on_epoch_begin", run)
+        if run.total_steps is not None and run.step >= run.total_steps:
+            return
         for batch in loader:
             metrics = self._step(self.state, batch)
             run.step += 1
@@ -166,7 +202,7 @@ class Trainer:
             self._flush(run)
             if run.step % self._log_every == 0 or run.step == run.total_steps:
                 self._pending = (self.state.step, run.epoch, metrics)
-            emit(self._callbacks, "on_step_end", run, metrics)
+            emit(self._active, "on_step_end", run, metrics)
             if run.stop_reason or run.step == run.total_steps:
                 break
         self._flush(run)
@@ -179,14 +215,14 @@ class Trainer:
         values = dict(metrics)  # waits for that step, so the clock is read when it is done
         record = Record(step=step, epoch=epoch, values=values | {"examples_per_second": self._speed.lap(step)})
         self.history.train.append(record)
-        emit(self._callbacks, "on_log", run, record)
+        emit(self._active, "on_log", run, record)
 
     def _evaluate_in_fit(self, run: Run, eval_loader: Loader) -> None:
         with self._speed.paused():
             values = self.evaluate(eval_loader)
         record = Record(step=self.state.step, epoch=run.epoch, values=values)
         self.history.evaluations.append(record)
-        emit(self._callbacks, "on_evaluate_end", run, record)
+        emit(self._active, "on_evaluate_end", run, record)
 
 
 def _known_steps(loader: Loader, epochs: int) -> int | None:

@@ -2,14 +2,17 @@
 
 from crosstrain.checkpoint.manifest import Manifest
 from crosstrain.checkpoint.portable import Portable, Positioned, export, open_portable, restore
+from crosstrain.checkpoint.saving import CheckpointSpec, Saver
 from crosstrain.checkpoint.series import Best, Checkpoints, Writer
 
 __all__ = [
     "Best",
+    "CheckpointSpec",
     "Checkpoints",
     "Manifest",
     "Portable",
     "Positioned",
+    "Saver",
     "Writer",
     "export",
     "open_portable",

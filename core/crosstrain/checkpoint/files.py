@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import safetensors
-
 from crosstrain.errors import CheckpointError
 
 
@@ -86,6 +84,8 @@ def refused_writes(folder: Path) -> Iterator[None]:
     Raises:
         CheckpointError: the disk is full, or the place cannot be written.
     """
+    import safetensors
+
     try:
         yield
     except (OSError, safetensors.SafetensorError) as error:

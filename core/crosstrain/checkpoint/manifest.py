@@ -98,13 +98,15 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes `checkpoint.json`.
+    """Writes `checkpoint.json`, in the place of an old one or not at all.
 
     Raises:
         CheckpointError: see `Manifest.to_json`.
     """
-    (folder / NAME).write_text(manifest.to_json(), encoding="utf-8")
-    sync(folder / NAME)
+    draft = folder / f".{NAME}.tmp"
+    draft.write_text(manifest.to_json(), encoding="utf-8")
+    sync(draft)
+    draft.replace(folder / NAME)
 
 
 def _parse(values: dict[str, Any]) -> Manifest:

@@ -112,7 +112,9 @@ class Checkpoints:
         progress: Mapping[str, int] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begins to write a checkpoint of `state.step`, unless there is one; training goes on meanwhile.
+        """Begins to write a checkpoint of `state.step`; training goes on meanwhile.
+
+        Where there is one of this step, only what `checkpoint.json` says besides is written anew.
 
         Args:
             state: what to write, as it is now.
@@ -125,14 +127,6 @@ class Checkpoints:
             CheckpointError: the directory cannot be written, another job writes there, or the save *before* failed.
         """
         self.wait()
-        if state.step in self.steps():
-            return
-        draft = self.root / f".step_{state.step:08d}.tmp"
-        try:
-            if self._accelerator.is_main_process:
-                self._prepare(draft)
-        finally:
-            self._accelerator.wait_for_everyone()
         manifest = make_manifest(
             self._accelerator,
             state,
@@ -143,6 +137,15 @@ class Checkpoints:
             config=dict(config or {}),
         )
         manifest.to_json()
+        if state.step in self.steps():
+            self._renew(manifest)
+            return
+        draft = self.root / f".step_{state.step:08d}.tmp"
+        try:
+            if self._accelerator.is_main_process:
+                self._prepare(draft)
+        finally:
+            self._accelerator.wait_for_everyone()
         if self._writer is None:
             self._writer = self._accelerator._checkpoint_writer()
         self._writer.start(state, draft / _NATIVE)
@@ -231,6 +234,17 @@ class Checkpoints:
                 self._lock = lock(self.root)
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir()
+
+    def _renew(self, manifest: Manifest) -> None:
+        try:
+            if self._accelerator.is_main_process:
+                folder = self.root / f"step_{manifest.step:08d}"
+                with refused_writes(folder):
+                    old = read_manifest(folder)
+                    metrics = {**old.metrics, **manifest.metrics}
+                    write_manifest(folder, dataclasses.replace(manifest, files=old.files, metrics=metrics))
+        finally:
+            self._accelerator.wait_for_everyone()
 
     def _finish(self, writer: Writer, draft: Path, manifest: Manifest) -> None:
         try:

@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from crosstrain.checkpoint.files import FileRecord, record_file, sync
 from crosstrain.errors import CheckpointError
@@ -64,6 +62,8 @@ def _groups(arrays: Iterable[tuple[str, np.ndarray]], limit: int) -> Iterator[di
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> Shard:
+    import safetensors.numpy
+
     # The library writes memory as it lies, whatever the strides say.
     safetensors.numpy.save_file({name: np.require(array, requirements="C") for name, array in arrays.items()}, path)
     # The library makes files that only their owner may read; the directory knows who may.
@@ -74,6 +74,8 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> Shard:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    import safetensors
+
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -87,5 +89,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _read(path: Path, name: str) -> np.ndarray:
+    import safetensors
+
     with safetensors.safe_open(path, framework="numpy") as file:
         return file.get_tensor(name)

@@ -1,7 +1,6 @@
 """Threads that gather the parts of a batch beside each other, for sources that are slow per example."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -34,6 +33,8 @@ def gathering(source: Source, workers: int) -> Iterator[Callable[[np.ndarray], A
                     f"This was among the examples {shown}{' ...' if len(rows) > _SHOWN else ''} of the source."
                 )
             raise
+
+    from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(workers, thread_name_prefix="crosstrain-worker") as pool:
 

@@ -113,4 +113,5 @@ def _translate(snapshot: Snapshot, names: Callable[[Mapping[str, np.ndarray]], d
         buffers=names(snapshot.buffers),
         moments={slot: names(values) for slot, values in snapshot.moments.items()},
         averages=names(snapshot.averages) if snapshot.averages else {},
+        native={},  # so that a model with random numbers of its own draws others each time, and is found out
     )

@@ -1,0 +1,191 @@
+"""`CheckpointSpec`: when a training loop saves and what it keeps; `Saver`: the callback that does it."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crosstrain.callbacks import Callback, Record, Run
+from crosstrain.checkpoint.manifest import Manifest
+from crosstrain.checkpoint.series import Best, Checkpoints
+from crosstrain.errors import ConfigError, CrosstrainError, require_count
+from crosstrain.metrics import Metrics
+
+if TYPE_CHECKING:
+    from crosstrain.accelerator import Accelerator
+    from crosstrain.data.loader import Loader
+
+# Processes agree on saving through a collective; every step would be too often for a cluster.
+_AGREE_EVERY = 10
+logger = logging.getLogger("crosstrain")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointSpec:
+    """When `Trainer.fit` saves, and what stays.
+
+    Attributes:
+        root: directory of the run; every process must see the same one.
+        every_steps: save after optimizer steps that are multiples of it.
+        every_s: save when so many seconds have passed since the last time.
+        every_epoch: save at the end of every epoch, after its evaluation.
+        keep_last: how many of the newest stay.
+        keep_every: steps that are multiples of it stay, too.
+        keep_best: the best by a metric of the evaluation stay, too.
+        signals: names of signals at which the run saves and ends, such as those that Slurm sends before it requeues.
+        on_exception: save when training ends by an exception; with one process.
+
+    Raises:
+        ConfigError: a number out of range, or no such signal.
+    """
+
+    root: Path | str
+    every_steps: int | None = None
+    every_s: float | None = None
+    every_epoch: bool = True
+    keep_last: int = 3
+    keep_every: int | None = None
+    keep_best: Best | None = None
+    signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1")
+    on_exception: bool = True
+
+    def __post_init__(self) -> None:
+        if self.every_steps is not None:
+            require_count("every_steps", self.every_steps)
+        if self.every_s is not None and not self.every_s > 0:
+            raise ConfigError(f"every_s must be above 0 or None, got every_s={self.every_s}.")
+        unknown = [name for name in self.signals if not hasattr(signal, name)]
+        if unknown:
+            raise ConfigError(f"signals must be names such as 'SIGTERM', got signals={self.signals}.")
+
+
+class Saver(Callback):
+    """Saves by a `CheckpointSpec`, in the background; at a signal it saves and ends the run."""
+
+    def __init__(self, accelerator: "Accelerator", loader: "Loader", spec: CheckpointSpec) -> None:
+        self.checkpoints = Checkpoints(
+            accelerator, spec.root, keep_last=spec.keep_last, keep_every=spec.keep_every, keep_best=spec.keep_best
+        )
+        self._accelerator, self._loader, self._spec = accelerator, loader, spec
+        self._position: dict[str, Any] | None = None
+        self._saved_at = time.monotonic()
+        self._signalled: str | None = None
+        self._metrics: dict[str, float] = {}
+        self._restore_handlers: Callable[[], None] = _nothing
+
+    def resume(self, run: Run) -> Manifest | None:
+        """Loads the newest whole checkpoint into the run's state and loader, and sets where the run stands.
+
+        Raises:
+            CheckpointError: see `Checkpoints.restore`.
+        """
+        manifest = self.checkpoints.restore(run.state, loader=self._loader)
+        if manifest is None:
+            return None
+        run.step, run.epoch = manifest.progress.get("step", 0), manifest.progress.get("epoch", 0)
+        if self._accelerator.is_main_process:
+            logger.info("resumed at optimizer step %d from %s", manifest.step, self.checkpoints.root)
+            if self._loader.resume_note is not None:
+                logger.warning("resuming the data: %s", self._loader.resume_note)
+        return manifest
+
+    def on_fit_begin(self, run: Run) -> None:
+        """Listens to the signals."""
+        if self._spec.signals and threading.current_thread() is threading.main_thread():
+            self._restore_handlers = _listen(self._spec.signals, self._note)
+
+    def on_step_end(self, run: Run, metrics: Metrics) -> None:
+        """Saves when it is time; ends the run when a signal came."""
+        self._position = self._loader.state_dict()
+        due, stop = self._agreed(run)
+        if due or stop or self._is_multiple(run.state.step):
+            self.save(run)
+        if stop:
+            self.checkpoints.wait()
+            run.stop(stop, at_once=True)
+
+    def on_evaluate_end(self, run: Run, record: Record) -> None:
+        """Keeps what `keep_best` compares."""
+        self._metrics = dict(record.values)
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Saves, with the metrics of this epoch's evaluation."""
+        if self._spec.every_epoch:
+            self._position = self._loader.state_dict()
+            self.save(run, epoch=run.epoch + 1)
+
+    def on_exception(self, run: Run, error: BaseException) -> None:
+        """Saves the state after the last whole step, as far as that is there."""
+        if not self._spec.on_exception or self._accelerator.process_count > 1 or isinstance(error, CrosstrainError):
+            return
+        try:
+            self.save(run)
+            self.checkpoints.wait()
+        except Exception as second:
+            logger.warning("could not save at the exception: %s", second)
+
+    def on_fit_end(self, run: Run) -> None:
+        """Waits for the last save."""
+        self._restore_handlers()
+        self.checkpoints.close()
+
+    def save(self, run: Run, epoch: int | None = None) -> None:
+        """Saves now; `epoch` is the one to go on with, by default the current one."""
+        self._saved_at = time.monotonic()
+        progress = {"step": run.step, "epoch": run.epoch if epoch is None else epoch}
+        position = _At(self._position if self._position is not None else self._loader.state_dict())
+        self.checkpoints.save(run.state, loader=position, metrics=self._metrics, progress=progress)
+        self._metrics = {}
+
+    def _note(self, name: str) -> None:
+        self._signalled = name
+
+    def _is_multiple(self, step: int) -> bool:
+        return self._spec.every_steps is not None and step % self._spec.every_steps == 0
+
+    def _agreed(self, run: Run) -> tuple[bool, str | None]:
+        """Whether it is time to save, and the signal that ends the run; the same on every process."""
+        late = self._spec.every_s is not None and time.monotonic() - self._saved_at >= self._spec.every_s
+        signals = ("", *self._spec.signals)
+        if self._accelerator.process_count == 1:
+            return late, self._signalled
+        if run.state.step % _AGREE_EVERY:
+            return False, None
+        own = np.array([late, signals.index(self._signalled or "")])
+        late, found = self._accelerator.reduce(own, "max").tolist()
+        return bool(late), signals[found] or None
+
+
+@dataclass(frozen=True, slots=True)
+class _At:
+    """A position that was written down."""
+
+    position: dict[str, Any]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.position
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+def _nothing() -> None:
+    return
+
+
+def _listen(names: tuple[str, ...], note: Callable[[str], None]) -> Callable[[], None]:
+    """Calls `note` with the name of each signal that comes; returns what puts the old handlers back."""
+    numbers = {getattr(signal, name): name for name in names}
+    old = {number: signal.signal(number, lambda got, _: note(numbers[got])) for number in numbers}
+
+    def restore() -> None:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+    return restore
