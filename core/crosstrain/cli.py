@@ -2,9 +2,10 @@
 
 import sys
 
-import tyro
 from rich.console import Console
+from tyro.extras import SubcommandApp
 
+from crosstrain.checkpoint.command import convert, diff, inspect, verify
 from crosstrain.demo import demo
 from crosstrain.environment import env
 from crosstrain.errors import CrosstrainError
@@ -13,11 +14,16 @@ from crosstrain.parity.command import parity
 
 def main() -> None:
     """Runs a subcommand; an error that crosstrain expects is one line, not a traceback."""
+    checkpoint = SubcommandApp()
+    for each in (inspect, verify, diff, convert):
+        checkpoint.command(each)
+    app = SubcommandApp()
+    for command in (demo, env, parity):
+        app.command(command)
+    app.command(checkpoint, name="checkpoint", help="Looks into checkpoints, compares and converts them.")
     try:
-        status = tyro.extras.subcommand_cli_from_dict(
-            {"demo": demo, "env": env, "parity": parity},
-            prog="crosstrain",
-            description="One training interface, two native engines, and a proof that they agree.",
+        status = app.cli(
+            prog="crosstrain", description="One training interface, two native engines, and a proof that they agree."
         )
     except CrosstrainError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)

@@ -1,0 +1,29 @@
+"""Every Python block of docs/checkpoints.md runs, in order, and so do its commands; each engine hands over."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs" / "checkpoints.md"
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_the_blocks_of_the_checkpoint_docs_run(backend, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
+    names = {}
+    engines = {"torch": backend, "jax": "jax" if backend == "torch" else "torch"}
+    for block in blocks:
+        exec(re.sub(r'Accelerator\("(\w+)"\)', lambda found: f'Accelerator("{engines[found[1]]}")', block), names)
+    assert capsys.readouterr().out.strip().endswith("{'note': 'after two epochs'}")
+    assert names["state"].step == 2 * len(names["loader"])
+    names["accelerator"].export(names["trainer"].state, "runs/other")
+    commands = re.findall(r"^crosstrain (.*?)(?:  +#.*)?$", DOCS.read_text(), flags=re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        program = ["-c", "from crosstrain.cli import main; main()", *command.split()]
+        done = subprocess.run([sys.executable, *program], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
