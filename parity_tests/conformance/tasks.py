@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 import numpy as np
+import pytest
 
 import crosstrain as ct
 
@@ -11,6 +12,13 @@ MLP = ct.models.MLPConfig(hidden=(16,), activation="gelu")
 DROPOUT_MLP = ct.models.MLPConfig(hidden=(16,), dropout=0.5)
 RESNET9 = ct.models.ResNet9Config(width=2, image_size=8, in_channels=1)
 GPT = ct.models.GPTConfig(vocab_size=32, dim=16, n_layers=1, n_heads=2, max_seq_len=8)
+
+ADAM = ct.adamw(ct.cosine(1e-2, 20), weight_decay=0.1)
+SAVED = [
+    pytest.param(MLP, optimizer, id=f"mlp-{type(optimizer).__name__}")
+    for optimizer in (ct.sgd(0.1, momentum=0.9), ADAM, ct.muon(0.02), ct.adafactor(1e-2), ct.nadam(1e-2))
+] + [pytest.param(RESNET9, ADAM, id="resnet9"), pytest.param(GPT, ct.muon(0.02), id="gpt")]
+"""Models and optimizers with every kind of array that a checkpoint holds."""
 
 
 def images(count: int, seed: int = 0) -> dict[str, np.ndarray]:

@@ -12,18 +12,12 @@ import pytest
 import crosstrain as ct
 from crosstrain.checkpoint import Best, Checkpoints
 
-from .tasks import GPT, MLP, RESNET9, images, loss_fn, native, prepared, tokens, worst
+from .tasks import ADAM, GPT, MLP, SAVED, images, loss_fn, native, prepared, tokens, worst
 
 Make = Callable[..., ct.Accelerator]
-ADAM = ct.adamw(ct.cosine(1e-2, 20), weight_decay=0.1)
 
 
-@pytest.mark.parametrize("config", [MLP, RESNET9, GPT], ids=lambda config: config.kind)
-@pytest.mark.parametrize(
-    "optimizer",
-    [ct.sgd(0.1, momentum=0.9), ADAM, ct.muon(0.02), ct.adafactor(1e-2), ct.nadam(1e-2)],
-    ids=["sgd", "adamw", "muon", "adafactor", "nadam"],
-)
+@pytest.mark.parametrize(("config", "optimizer"), SAVED)
 def test_training_continues_bit_for_bit(make: Make, tmp_path: Path, config: Any, optimizer: Any) -> None:
     """Steps that follow `save` at once do not reach what it writes."""
     accelerator, batch = make(), tokens(8) if config is GPT else images(8)

@@ -15,10 +15,9 @@ import crosstrain as ct
 from crosstrain.checkpoint import open_portable
 from crosstrain.checkpoint.portable import export
 
-from .tasks import GPT, MLP, RESNET9, images, loss_fn, native, prepared, tokens, worst
+from .tasks import ADAM, GPT, MLP, SAVED, images, loss_fn, native, prepared, tokens, worst
 
 Make = Callable[..., ct.Accelerator]
-ADAM = ct.adamw(ct.cosine(1e-2, 20), weight_decay=0.1)
 
 
 @pytest.fixture
@@ -31,10 +30,7 @@ def trained(make: Make, tmp_path: Path) -> tuple[ct.Accelerator, ct.TrainState, 
     return accelerator, state, accelerator.export(state, tmp_path / "checkpoint", config={"name": "mlp"})
 
 
-@pytest.mark.parametrize("config", [MLP, RESNET9, GPT], ids=lambda config: config.kind)
-@pytest.mark.parametrize(
-    "optimizer", [ct.sgd(0.1, momentum=0.9), ADAM, ct.muon(0.02), ct.adafactor(1e-2), ct.nadam(1e-2)]
-)
+@pytest.mark.parametrize(("config", "optimizer"), SAVED)
 def test_training_continues_bit_for_bit(make: Make, tmp_path: Path, config: Any, optimizer: Any) -> None:
     accelerator, batch = make(), tokens(8) if config is GPT else images(8)
     state, step = prepared(accelerator, config, optimizer, average=ct.ema(0.9)), accelerator.train_step(loss_fn)

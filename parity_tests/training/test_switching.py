@@ -19,8 +19,15 @@ def accelerator_of(backend: str) -> ct.Accelerator:
     return ct.Accelerator(backend, precision="fp64")
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("model", ["mlp", "resnet9", "gpt"])
+QUICK = {("mlp", optimizer) for optimizer in OPTIMIZERS} | {("resnet9", "sgd, one-cycle"), ("gpt", "adamw, cosine")}
+CASES = [
+    pytest.param(model, optimizer, marks=() if (model, optimizer) in QUICK else pytest.mark.slow)
+    for model in MODELS
+    for optimizer in OPTIMIZERS
+]
+
+
+@pytest.mark.parametrize(("model", "optimizer"), CASES)
 def test_torch_then_jax_then_torch(model: str, optimizer: str, tmp_path: Path) -> None:
     whole, weights = losses(model, optimizer, ("torch",) * 3, tmp_path / "torch")
     mixed, others = losses(model, optimizer, ENGINES, tmp_path / "mixed")
