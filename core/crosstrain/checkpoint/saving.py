@@ -58,6 +58,7 @@ class CheckpointSpec:
     def __post_init__(self) -> None:
         if self.every_steps is not None:
             require_count("every_steps", self.every_steps)
+        require_count("keep_last", self.keep_last)
         if self.every_s is not None and not self.every_s > 0:
             raise ConfigError(f"every_s must be above 0 or None, got every_s={self.every_s}.")
         unknown = [name for name in self.signals if not hasattr(signal, name)]
@@ -73,7 +74,8 @@ class Saver(Callback):
             accelerator, spec.root, keep_last=spec.keep_last, keep_every=spec.keep_every, keep_best=spec.keep_best
         )
         self._accelerator, self._loader, self._spec = accelerator, loader, spec
-        self._position: dict[str, Any] | None = None
+        self._position: dict[str, Any] = {}
+        self._position_step = 0
         self._saved_at = time.monotonic()
         self._signalled: str | None = None
         self._metrics: dict[str, float] = {}
@@ -97,12 +99,13 @@ class Saver(Callback):
 
     def on_fit_begin(self, run: Run) -> None:
         """Listens to the signals."""
+        self._take_position(run)
         if self._spec.signals and threading.current_thread() is threading.main_thread():
             self._restore_handlers = _listen(self._spec.signals, self._note)
 
     def on_step_end(self, run: Run, metrics: Metrics) -> None:
         """Saves when it is time; ends the run when a signal came."""
-        self._position = self._loader.state_dict()
+        self._take_position(run)
         due, stop = self._agreed(run)
         if due or stop or self._is_multiple(run.state.step):
             self.save(run)
@@ -117,14 +120,20 @@ class Saver(Callback):
     def on_epoch_end(self, run: Run) -> None:
         """Saves, with the metrics of this epoch's evaluation."""
         if self._spec.every_epoch:
-            self._position = self._loader.state_dict()
-            self.save(run, epoch=run.epoch + 1)
+            self._take_position(run)
+            # A loop that stopped by itself after the last batch stands at the end of this epoch, not before the next.
+            over = self._position["batch"] == 0
+            self.save(run, epoch=run.epoch + over)
 
     def on_exception(self, run: Run, error: BaseException) -> None:
         """Saves the state after the last whole step, as far as that is there."""
         if not self._spec.on_exception or self._accelerator.process_count > 1 or isinstance(error, CrosstrainError):
             return
         try:
+            # A step that raised has its batch already, and the loader is ahead of the state. One that was taken, before
+            # another callback raised, is not.
+            if run.state.step > self._position_step:
+                self._take_position(run)
             self.save(run)
             self.checkpoints.wait()
         except Exception as second:
@@ -139,9 +148,11 @@ class Saver(Callback):
         """Saves now; `epoch` is the one to go on with, by default the current one."""
         self._saved_at = time.monotonic()
         progress = {"step": run.step, "epoch": run.epoch if epoch is None else epoch}
-        position = _At(self._position if self._position is not None else self._loader.state_dict())
-        self.checkpoints.save(run.state, loader=position, metrics=self._metrics, progress=progress)
+        self.checkpoints.save(run.state, loader=_At(self._position), metrics=self._metrics, progress=progress)
         self._metrics = {}
+
+    def _take_position(self, run: Run) -> None:
+        self._position, self._position_step = self._loader.state_dict(), run.state.step
 
     def _note(self, name: str) -> None:
         self._signalled = name

@@ -1,0 +1,133 @@
+"""`Trainer.fit` saves and resumes: in the middle of an epoch, by steps, after an exception, and when it was done."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import crosstrain as ct
+from crosstrain.callbacks import Callback, Record, Run
+from crosstrain.checkpoint import Checkpoints
+from crosstrain.metrics import Metrics
+
+from .tasks import ADAM, DROPOUT_MLP, images, loss_fn, prepared
+
+Make = Callable[..., ct.Accelerator]
+EXAMPLES, BATCH = 40, 8  # five steps an epoch
+
+
+class Losses(Callback):
+    """Keeps every loss, and raises in a step when told to."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.losses: list[tuple[int, float]] = []
+        self.evaluated: list[int] = []
+        self._fail_at = fail_at
+
+    def on_step_end(self, run: Run, metrics: Metrics) -> None:
+        self.losses.append((run.state.step, metrics["loss"]))
+        if run.state.step == self._fail_at:
+            raise RuntimeError("the power went out")
+
+    def on_evaluate_end(self, run: Run, record: Record) -> None:
+        self.evaluated.append(record.step)
+
+
+def fit(make: Make, root: Path | None, fail_at: int | None = None, **options: Any) -> Losses:
+    """A fresh process's part of a run: everything is made anew."""
+    accelerator = make()
+    loader = accelerator.loader(images(EXAMPLES), batch_size=BATCH, shuffle=True)
+    losses = Losses(fail_at)
+    trainer = ct.Trainer(
+        accelerator, prepared(accelerator, DROPOUT_MLP, ADAM), loss_fn, callbacks=[losses], progress=False
+    )
+    spec = {"checkpoints": ct.CheckpointSpec(root=root, **options.pop("spec", {})), "resume": "auto"} if root else {}
+    evaluation = accelerator.loader(images(10), batch_size=5)
+    trainer.fit(loader, **{"epochs": 3, "eval_loader": evaluation, **spec, **options})
+    return losses
+
+
+@pytest.mark.parametrize("fail_at", [1, 5, 7])
+@pytest.mark.parametrize("length", [{"epochs": 3}, {"steps": 13}], ids=["epochs", "steps"])
+def test_a_run_goes_on_after_an_exception(make: Make, tmp_path: Path, fail_at: int, length: dict[str, int]) -> None:
+    """The step that raised was taken and saved."""
+    whole = fit(make, None, **(length if "epochs" in length else {"epochs": None, **length}))
+    options = length if "epochs" in length else {"epochs": None, **length}
+    with pytest.raises(RuntimeError, match="the power went out"):
+        fit(make, tmp_path, fail_at=fail_at, **options)
+    rest = fit(make, tmp_path, **options)
+    assert rest.losses == whole.losses[fail_at:]
+    assert rest.evaluated[-1] == whole.evaluated[-1] == whole.losses[-1][0]
+
+
+def test_without_a_save_at_the_exception_the_last_multiple_counts(make: Make, tmp_path: Path) -> None:
+    spec = {"every_steps": 3, "on_exception": False}
+    whole = fit(make, None)
+    with pytest.raises(RuntimeError):
+        fit(make, tmp_path, fail_at=8, spec=spec)
+    assert fit(make, tmp_path, spec=spec).losses == whole.losses[6:]
+
+
+def test_a_run_that_was_done_is_not_trained_further(make: Make, tmp_path: Path) -> None:
+    for length in ({"epochs": 2}, {"epochs": None, "steps": 7}):
+        root = tmp_path / str(len(length))
+        assert len(fit(make, root, **length).losses) in (10, 7)
+        assert fit(make, root, **length).losses == []
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(make: Make, tmp_path: Path) -> None:
+    assert [step for step, _ in fit(make, tmp_path, epochs=1).losses] == list(range(1, 6))
+    assert [step for step, _ in fit(make, tmp_path, epochs=2).losses] == list(range(6, 11))
+
+
+def test_the_best_evaluation_stays(make: Make, tmp_path: Path) -> None:
+    fit(make, tmp_path, epochs=5, spec={"keep_last": 1, "keep_best": ct.Best("loss", "max")})
+    checkpoints = Checkpoints(make(), tmp_path)
+    steps = checkpoints.steps()
+    assert steps[-1] == 25
+    assert len(steps) <= 2
+
+
+def test_saving_by_the_clock(make: Make, tmp_path: Path) -> None:
+    fit(make, tmp_path, epochs=1, spec={"every_s": 1e-9, "every_epoch": False, "keep_last": 9})
+    assert Checkpoints(make(), tmp_path).steps() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resume": "auto"}, "resume must be None, or 'auto' together with checkpoints"),
+        ({"resume": "latest"}, "got resume='latest'"),
+    ],
+)
+def test_resume_options(make: Make, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ct.ConfigError, match=message):
+        fit(make, None, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every_steps": 0}, "every_steps must be at least 1, got every_steps=0"),
+        ({"every_s": -1.0}, "every_s must be above 0 or None, got every_s=-1.0"),
+        ({"signals": ("SIGNONE",)}, "signals must be names such as 'SIGTERM'"),
+        ({"keep_last": 0}, "keep_last must be at least 1, got keep_last=0"),
+    ],
+)
+def test_checkpoint_specs_that_cannot_work(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ct.ConfigError, match=message):
+        ct.CheckpointSpec(root=tmp_path, **options)
+
+
+def test_another_batch_size_is_refused_and_changes_nothing(make: Make, tmp_path: Path) -> None:
+    fit(make, tmp_path, epochs=1)
+    accelerator = make()
+    state = prepared(accelerator, DROPOUT_MLP, ADAM)
+    before = state.snapshot().params
+    loader = accelerator.loader(images(EXAMPLES), batch_size=4, shuffle=True)
+    with pytest.raises(ct.CheckpointError, match="batch_size"):
+        Checkpoints(accelerator, tmp_path).restore(state, loader=loader)
+    assert all(np.array_equal(values, before[name]) for name, values in state.snapshot().params.items())
+    assert loader.state_dict()["epoch"] == 0
