@@ -3,11 +3,12 @@
 Importing this package loads neither framework; `Accelerator("jax")` and `Accelerator("torch")` do.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from crosstrain import data, models, random
 from crosstrain._version import __version__
 from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback
-from crosstrain.checkpoint import Best, CheckpointSpec
 from crosstrain.errors import (
     BackendError,
     CheckpointError,
@@ -65,6 +66,9 @@ from crosstrain.scores import f1, perplexity
 from crosstrain.snapshot import Snapshot
 from crosstrain.state import Gradients, TrainState
 from crosstrain.trainer import History, Trainer
+
+if TYPE_CHECKING:
+    from crosstrain.checkpoint import Best, CheckpointSpec
 
 __all__ = [
     "Accelerator",
@@ -131,3 +135,12 @@ __all__ = [
     "undecayed",
     "warmup_stable_decay",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Checkpoints are imported when they are first asked for."""
+    if name in ("Best", "CheckpointSpec"):
+        from crosstrain import checkpoint
+
+        return getattr(checkpoint, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from crosstrain import backends, checkpoint
+from crosstrain import backends
 from crosstrain.abstract import abstractmethod
 from crosstrain.data.loader import Loader, LoaderSpec, Placement, TransformLike
 from crosstrain.errors import ConfigError
@@ -35,6 +35,7 @@ from crosstrain.step import (
 )
 
 if TYPE_CHECKING:
+    from crosstrain import checkpoint
     from crosstrain.models.spec import ModelConfig
 
 Platform = Literal["cpu", "gpu", "tpu"]
@@ -238,28 +239,27 @@ class Accelerator(Inspection, Processes):
         state: TrainState,
         path: Path | str,
         *,
-        loader: checkpoint.Positioned | None = None,
+        loader: "checkpoint.Positioned | None" = None,
         config: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Writes a portable checkpoint, which either engine can `restore`: safetensors and JSON, no pickle.
-
-        It holds weights, buffers, moments, averages, step, random state, and the position of `loader`. It appears
-        under its name when all of it is on the disk. Every process calls this; the main one writes.
+        """Writes a portable checkpoint, which either engine can `restore`; every process calls this.
 
         Args:
-            state: what to write.
-            path: a directory that does not exist yet.
+            state: weights, buffers, moments, averages, step and random state are written.
+            path: a directory that does not exist yet; it appears when all of it is on the disk.
             loader: the training batches, to go on where they are.
             config: what else to keep; JSON.
 
         Raises:
             CheckpointError: the place exists or cannot be written, or `config` is no JSON.
         """
+        from crosstrain import checkpoint
+
         return checkpoint.export(self, state, path, loader=loader, config=config)
 
     def restore(
-        self, path: Path | str, state: TrainState, *, loader: checkpoint.Positioned | None = None, verify: bool = True
-    ) -> checkpoint.Portable:
+        self, path: Path | str, state: TrainState, *, loader: "checkpoint.Positioned | None" = None, verify: bool = True
+    ) -> "checkpoint.Portable":
         """Reads a portable checkpoint of either engine into a state.
 
         Args:
@@ -274,6 +274,8 @@ class Accelerator(Inspection, Processes):
         Raises:
             CheckpointError: damaged, or of another model or optimizer; names the file or the parameter.
         """
+        from crosstrain import checkpoint
+
         return checkpoint.restore(path, state, loader=loader, verify=verify)
 
     # What an engine gives.
@@ -311,7 +313,7 @@ class Accelerator(Inspection, Processes):
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep: ...
 
     @abstractmethod
-    def _checkpoint_writer(self) -> checkpoint.Writer:
+    def _checkpoint_writer(self) -> "checkpoint.Writer":
         """What writes native checkpoints in the background."""
 
     @abstractmethod

@@ -3,18 +3,20 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback, Record, Run, Speed, emit
-from crosstrain.checkpoint import CheckpointSpec, Saver
 from crosstrain.data.loader import Loader
 from crosstrain.errors import ConfigError, require_count
 from crosstrain.metrics import Metrics, MetricSum
 from crosstrain.state import TrainState
 from crosstrain.step import LossFn
+
+if TYPE_CHECKING:
+    from crosstrain.checkpoint import CheckpointSpec
 
 
 @dataclass(slots=True)
@@ -95,7 +97,7 @@ class Trainer:
         epochs: int | None = None,
         steps: int | None = None,
         eval_loader: Loader | None = None,
-        checkpoints: CheckpointSpec | None = None,
+        checkpoints: "CheckpointSpec | None" = None,
         resume: Literal["auto"] | None = None,
     ) -> History:
         """Trains for `epochs` passes over the loader, or for `steps` optimizer steps.
@@ -177,7 +179,7 @@ class Trainer:
         )
 
     def _saving(
-        self, run: Run, loader: Loader, checkpoints: CheckpointSpec | None, resume: str | None
+        self, run: Run, loader: Loader, checkpoints: "CheckpointSpec | None", resume: str | None
     ) -> tuple[Callback, ...]:
         if resume not in (None, "auto") or (resume and checkpoints is None):
             raise ConfigError(
@@ -186,6 +188,8 @@ class Trainer:
             )
         if checkpoints is None:
             return ()
+        from crosstrain.checkpoint import Saver
+
         saver = Saver(self.accelerator, loader, checkpoints)
         if resume:
             saver.resume(run)

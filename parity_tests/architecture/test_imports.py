@@ -49,9 +49,14 @@ def test_importing_core_loads_no_framework() -> None:
 
 
 def test_importing_core_is_quick() -> None:
-    # Processor time of this process alone: what else runs on the machine does not count.
-    code = "import time; t = time.process_time(); import crosstrain; print(time.process_time() - t)"
-    assert min(float(python(code).stdout) for _ in range(5)) < 0.2
+    """It takes about as long as NumPy, which it needs: under 0.2 s where NumPy takes 0.08 s."""
+    # Processor time, against that of NumPy in the same process, since a busy machine slows both.
+    code = (
+        "import time; now = time.process_time; a = now(); import numpy; b = now(); import crosstrain; "
+        "print(now() - a, b - a)"
+    )
+    times = [[float(each) for each in python(code).stdout.split()] for _ in range(7)]
+    assert min(whole for whole, _ in times) < 2.5 * min(alone for _, alone in times)
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
