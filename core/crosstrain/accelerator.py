@@ -44,8 +44,7 @@ Platform = Literal["cpu", "gpu", "tpu"]
 class Accelerator(Inspection, Processes):
     """One training interface over the devices of this run.
 
-    `Accelerator("jax")` and `Accelerator("torch")` return that engine's subclass, as `pathlib.Path` does;
-    `Accelerator()` takes the engine that is installed.
+    `Accelerator("jax")` returns that engine's subclass, as `pathlib.Path` does; `Accelerator()` the installed one's.
 
     Args:
         backend: name of an engine, or None.
@@ -260,10 +259,10 @@ class Accelerator(Inspection, Processes):
     def restore(
         self, path: Path | str, state: TrainState, *, loader: "checkpoint.Positioned | None" = None, verify: bool = True
     ) -> "checkpoint.Portable":
-        """Reads a portable checkpoint of either engine into a state.
+        """Reads what `export` wrote at `path`, on either engine, into a state.
 
         Args:
-            path: of `export`.
+            path: directory of the checkpoint.
             state: prepared from the same model and optimizer; changed only when everything fits.
             loader: continues where the exported one was.
             verify: compare checksums before anything is loaded.
