@@ -274,7 +274,7 @@ class Accelerator(Inspection, Processes):
         Raises:
             CheckpointError: damaged, or of another model or optimizer; names the file or the parameter.
         """
-        return checkpoint.restore(path, state, loader=loader, verify=verify)
+        return checkpoint.restore(self, path, state, loader=loader, verify=verify)
 
     # What an engine gives.
 
