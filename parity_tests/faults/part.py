@@ -12,10 +12,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from parity_tests import layouts
-
 import crosstrain as ct
 from crosstrain.checkpoint import Checkpoints
+from parity_tests import layouts
 
 
 class Part:

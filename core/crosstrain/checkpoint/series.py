@@ -158,8 +158,9 @@ class Checkpoints:
         try:
             on_all(self._accelerator, self._join)
         except Exception:
-            # Where one process has failed, writers may have come to different points.
-            self._close_writer()
+            # The writers may have come to different points, and say again what went wrong.
+            with contextlib.suppress(Exception):
+                self._close_writer()
             raise
 
     def restore(
@@ -238,9 +239,9 @@ class Checkpoints:
         return True
 
     def _close_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def _join(self) -> None:
         thread, self._thread = self._thread, None
