@@ -8,8 +8,8 @@ import pytest
 
 import crosstrain as ct
 from crosstrain.checkpoint import Checkpoints
+from parity_tests.layouts import loss_fn
 
-from ..layouts import loss_fn
 from .part import Part, fill
 
 FULL = r"must be a place to write to, got: .*No space left on device.*Earlier checkpoints are as they were"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from .launching import launch
-from .part import hand_over
+from .part import hand_over, resume
 
 STEPS = 3
 # Engine, processes, devices of each.
@@ -43,7 +43,7 @@ def test_two_processes_resume_bit_for_bit(backend: str, tmp_path: Path) -> None:
     for each in resumed:
         assert each == {"step": 8, "losses": saved[0]["losses"]}
     if backend == "torch":
-        (alone,) = launch(backend, "resume", tmp_path, processes=1)
+        alone = resume(backend, tmp_path)
         np.testing.assert_allclose(floats(alone["losses"]), floats(saved[0]["losses"]), rtol=1e-10)
     largest = max((tmp_path / "run" / "step_00000008").rglob("*"), key=lambda path: path.stat().st_size)
     largest.unlink()

@@ -178,7 +178,7 @@ def make_manifest(accelerator: "Accelerator", state: TrainState, loader: Positio
 
 def _write(folder: Path, snapshot: Snapshot, shard_bytes: int) -> dict[str, tuple[Shard, ...]]:
     return {
-        name: tuple(write_shards(folder, name.replace("/", "-"), arrays.items(), shard_bytes))
+        name: tuple(write_shards(folder, name.replace("/", "-"), arrays, shard_bytes))
         for name, arrays in sections(snapshot).items()
         if len(arrays)
     }
