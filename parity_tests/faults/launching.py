@@ -1,6 +1,9 @@
 """Starts a part of a run, `part.py`, with some processes, and reads what each of them wrote."""
 
+import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,15 +20,17 @@ def launch(backend: str, scenario: str, folder: Path, *, processes: int, devices
     job = {"backend": backend, "scenario": scenario, "folder": str(folder), "devices": devices, "options": options}
     start = _torchrun if backend == "torch" else _jax
     workers = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
         for command in start(job, processes)
     ]
     try:
         outputs = [worker.communicate(timeout=TIMEOUT_S)[0] for worker in workers]
     finally:
         for worker in workers:
-            worker.kill()
-    assert not any(worker.returncode for worker in workers), "\n".join(output[-3000:] for output in outputs)
+            # With torchrun go the processes that it started.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)
+    assert not any(worker.returncode for worker in workers), "\n".join(output[-20_000:] for output in outputs)
     return [json.loads((folder / f"{scenario}-{index}.json").read_text()) for index in range(processes)]
 
 

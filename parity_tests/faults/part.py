@@ -13,7 +13,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import crosstrain as ct
+from crosstrain.callbacks import Callback, Run
 from crosstrain.checkpoint import Checkpoints
+from crosstrain.metrics import Metrics
 from parity_tests import layouts
 
 
@@ -97,6 +99,22 @@ def fail(backend: str, folder: Path, *, disk: str) -> dict[str, Any]:
     return {"heard": heard, "steps": [*steps, checkpoints.steps()], "losses": part.losses(1)}
 
 
+class Leave(Callback):
+    """One process meets an exception; the others do not."""
+
+    def on_step_end(self, run: Run, metrics: Metrics) -> None:
+        if run.state.step == 5 and not run.is_main_process:
+            raise RuntimeError("left alone")
+
+
+def leave(backend: str, folder: Path) -> None:
+    """A run whose second process ends by an exception after some saves."""
+    part = Part(backend)
+    spec = ct.CheckpointSpec(root=folder / "run", every_steps=2)
+    trainer = ct.Trainer(part.accelerator, part.state, layouts.loss_fn, callbacks=[Leave()], progress=False)
+    trainer.fit(part.loader, epochs=20, checkpoints=spec)
+
+
 def fill(disk: Path) -> None:
     """Leaves no byte free."""
     with (disk / "filler").open("wb", buffering=0) as file:
@@ -115,7 +133,7 @@ def error_of(attempt: Any) -> str:
     return "nothing"
 
 
-SCENARIOS = {function.__name__: function for function in (hand_over, save, resume, fail)}
+SCENARIOS = {function.__name__: function for function in (hand_over, save, resume, fail, leave)}
 
 
 def main(job: str, place: str | None = None) -> None:

@@ -12,6 +12,9 @@ from parity_tests.layouts import loss_fn
 
 from .part import Part, fill
 
+# Orbax closes its event loop at the first write that fails; those that end later say that they found it closed.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning")
+
 FULL = r"must be a place to write to, got: .*No space left on device.*Earlier checkpoints are as they were"
 READ_ONLY = r"must be a place to write to, got: .*Read-only file system.*Earlier checkpoints are as they were"
 

@@ -78,3 +78,11 @@ def test_where_one_process_fails_all_raise_and_go_on(backend: str, disk: Path, t
     assert results[0]["losses"] == results[1]["losses"]
     assert sorted(path.name for path in disk.iterdir()) == ["run"]
     assert sorted(path.name for path in (disk / "run").iterdir()) == [".lock", "step_00000000", "step_00000001"]
+
+
+def test_a_process_that_meets_an_exception_ends_by_it(tmp_path: Path) -> None:
+    """It waits for no collective of the others, who are in the next step, and torchrun ends them."""
+    with pytest.raises(AssertionError, match="RuntimeError: left alone"):
+        launch("torch", "leave", tmp_path, processes=2)
+    (alone,) = launch("torch", "resume", tmp_path, processes=1)
+    assert alone["step"] == 4

@@ -191,10 +191,18 @@ class Checkpoints:
         put_back(self._accelerator, folder, load, loader, manifest)
         return manifest
 
-    def close(self) -> None:
-        """Waits for the last save and lets another job write here."""
+    def close(self, *, together: bool = True) -> None:
+        """Waits for the last save and lets another job write here.
+
+        Args:
+            together: False after an exception that other processes may not have met. This one then waits for its own
+                part of the save only.
+
+        Raises:
+            CheckpointError: the save failed.
+        """
         try:
-            self.wait()
+            (self.wait if together else self._join)()
         finally:
             self._close_writer()
             if self._lock is not None:
