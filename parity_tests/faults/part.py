@@ -3,8 +3,11 @@
 What a scenario returns is written to `SCENARIO-INDEX.json` in the job's folder.
 """
 
+import contextlib
+import itertools
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +97,9 @@ def fail(backend: str, folder: Path, *, disk: str) -> dict[str, Any]:
     heard["export to a full disk"] = error_of(lambda: part.accelerator.export(part.state, Path(disk) / "portable"))
     steps = [checkpoints.steps()]
     part.accelerator.on_main_process((Path(disk) / "filler").unlink)()
+    part.accelerator.on_main_process(leave_one_file)(Path(disk))
+    heard["no more files"] = error_of(lambda: (checkpoints.save(part.state), checkpoints.wait()))
+    part.accelerator.on_main_process(shutil.rmtree)(Path(disk) / "files")
     checkpoints.save(part.state)
     checkpoints.close()
     return {"heard": heard, "steps": [*steps, checkpoints.steps()], "losses": part.losses(1)}
@@ -123,6 +129,16 @@ def fill(disk: Path) -> None:
                 pass
         except OSError:
             return
+
+
+def leave_one_file(disk: Path) -> None:
+    """Leaves room for the directory of a save, and for nothing in it."""
+    (disk / "files").mkdir()
+    numbers = itertools.count()
+    with contextlib.suppress(OSError):
+        while True:
+            (disk / "files" / str(next(numbers))).touch()
+    (disk / "files" / "0").unlink()
 
 
 def error_of(attempt: Any) -> str:

@@ -53,10 +53,10 @@ def test_two_processes_resume_bit_for_bit(backend: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one mebibyte."""
+    """A file system of one mebibyte and 400 files."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=400", "tmpfs", str(folder)], check=True)
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
@@ -72,6 +72,7 @@ def test_where_one_process_fails_all_raise_and_go_on(backend: str, disk: Path, t
         assert "a checkpoint must be a directory with a checkpoint.json" in heard["restore"]
         assert "No space left on device" in heard["full disk"]
         assert "No space left on device" in heard["export to a full disk"]
+        assert "No space left on device" in heard["no more files"]
         assert each["steps"] == [[0], [0, 1]]
     assert "a checkpoint must be a directory" in results[1]["heard"]["restore on one"]
     assert "got process 1: a checkpoint must be a directory" in results[0]["heard"]["restore on one"]
