@@ -242,7 +242,9 @@ class Checkpoints:
             self.root.mkdir(parents=True, exist_ok=True)
             if self._lock is None:
                 self._lock = lock(self.root)
-            shutil.rmtree(draft, ignore_errors=True)
+            # Under the lock all of these are left over: from a job that was killed, or a process that wrote on.
+            for left in (*self.root.glob(".step_*.tmp"), *self.root.glob(".step_*.removed")):
+                shutil.rmtree(left, ignore_errors=True)
             draft.mkdir()
         return True
 
