@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import multihost
+from orbax.checkpoint._src.futures import future, synchronization
 
 from crosstrain_jax.state import JaxState
 
@@ -87,6 +88,10 @@ class _Barriers:
     def fail(self, reason: str) -> None:
         """Says to those who will wait at this process's next barrier that it does not come."""
         self._say(f"failed, {reason}")
+        # Threads may still wait for a directory that could not be made: they find that it is not there.
+        made = synchronization.HandlerAwaitableSignal.STEP_DIRECTORY_CREATION
+        operation = synchronization.OperationIdGenerator.get_current_operation_id()
+        future.set_signals([made], operation_id=operation)
 
     def _say(self, said: str) -> None:
         self._client.key_value_set(f"{self._prefix}/{self._count}/{jax.process_index()}", said)

@@ -133,6 +133,8 @@ def fill(disk: Path) -> None:
 
 def leave_one_file(disk: Path) -> None:
     """Leaves room for the directory of a save, and for nothing in it."""
+    for left in (disk / "run").glob(".step*"):
+        shutil.rmtree(left)
     (disk / "files").mkdir()
     numbers = itertools.count()
     with contextlib.suppress(OSError):
