@@ -275,7 +275,7 @@ class Accelerator(Inspection, Processes):
         """
         from crosstrain import checkpoint
 
-        return checkpoint.restore(path, state, loader=loader, verify=verify)
+        return checkpoint.restore(self, path, state, loader=loader, verify=verify)
 
     # What an engine gives.
 

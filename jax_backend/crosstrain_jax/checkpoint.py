@@ -7,6 +7,7 @@ gigabyte, so there they are copied first, into memory that is kept. Without OCDB
 
 import contextlib
 import functools
+import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from orbax.checkpoint import multihost
+from orbax.checkpoint._src.futures import future, synchronization
 
 from crosstrain_jax.state import JaxState
 
@@ -23,7 +26,9 @@ class JaxWriter:
     """See `crosstrain.checkpoint.Writer`."""
 
     def __init__(self) -> None:
-        self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False))
+        self._barriers = _Barriers() if jax.process_count() > 1 else None
+        options = ocp.options.AsyncOptions(barrier_sync_fn=self._barriers)
+        self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False), async_options=options)
         self._copies: Any = None
 
     def start(self, state: JaxState, folder: Path) -> None:
@@ -37,9 +42,14 @@ class JaxWriter:
 
     def wait(self) -> None:
         """See `crosstrain.checkpoint.Writer`."""
-        with _quiet():
-            self._checkpointer.wait_until_finished()
-            self._checkpointer.check_for_errors()
+        try:
+            with _quiet():
+                self._checkpointer.wait_until_finished()
+                self._checkpointer.check_for_errors()
+        except Exception as error:
+            if self._barriers is not None:
+                self._barriers.fail(f"{type(error).__name__}: {error}")
+            raise
 
     def close(self) -> None:
         """See `crosstrain.checkpoint.Writer`."""
@@ -50,6 +60,42 @@ class JaxWriter:
         if jax.tree.map(jnp.shape, self._copies) != jax.tree.map(jnp.shape, arrays):
             self._copies = jax.tree.map(lambda array: jnp.zeros_like(array, device=array.sharding), arrays)
         return _copy_into(arrays, self._copies)
+
+
+class _Barriers:
+    """Where the processes' background threads meet: one that has failed says so, and no other waits for it.
+
+    Orbax's own barriers wait twenty minutes for a process that could not write.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(self) -> None:
+        # Every process makes its writers in the same order.
+        self._prefix = f"crosstrain/checkpoint/{next(self._numbers)}"
+        self._count = 0
+        self._client = multihost.get_jax_distributed_client()
+
+    def __call__(self, *, key: str, timeout_ms: int) -> None:
+        """Returns once every process is here; raises what another one said instead of coming."""
+        here = f"{self._prefix}/{self._count}"
+        self._say("here")
+        for index in range(jax.process_count()):
+            said = self._client.blocking_key_value_get(f"{here}/{index}", timeout_ms)
+            if said != "here":
+                raise RuntimeError(f"process {index} {said}")
+
+    def fail(self, reason: str) -> None:
+        """Says to those who will wait at this process's next barrier that it does not come."""
+        self._say(f"failed, {reason}")
+        # Threads may still wait for a directory that could not be made: they find that it is not there.
+        made = synchronization.HandlerAwaitableSignal.STEP_DIRECTORY_CREATION
+        operation = synchronization.OperationIdGenerator.get_current_operation_id()
+        future.set_signals([made], operation_id=operation)
+
+    def _say(self, said: str) -> None:
+        self._client.key_value_set(f"{self._prefix}/{self._count}/{jax.process_index()}", said)
+        self._count += 1
 
 
 @functools.partial(jax.jit, donate_argnums=1, keep_unused=True)

@@ -56,7 +56,7 @@ class TorchWriter:
             self._threads.shutdown()
 
     def _write(self, copies: Tensors, folder: Path) -> None:
-        with _quiet():
+        with _own_errors(), _quiet():
             dcp.save(dict(copies), checkpoint_id=folder, process_group=self._group, no_dist=self._group is None)
 
     def _copy_of(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -70,9 +70,19 @@ def read(state: TorchState, folder: Path, step: int, group: Any) -> None:
     """Replaces what a state holds by what `TorchWriter` wrote of one like it."""
     changing, steady = state.tensors()
     found = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in (changing | steady).items()}
-    with _quiet():
+    with _own_errors(), _quiet():
         dcp.load(dict(found), checkpoint_id=folder, process_group=group, no_dist=group is None)
     state.set_tensors(found, step)
+
+
+@contextlib.contextmanager
+def _own_errors() -> Iterator[None]:
+    """DCP wraps what went wrong on any process, and raises that on all, in a type that `except Exception` misses."""
+    try:
+        yield
+    except dcp.api.CheckpointException as error:
+        rank, (cause, _) = min(error.failures.items(), key=lambda item: item[0])
+        raise OSError(f"process {rank}: {type(cause).__name__}: {cause}") from error
 
 
 @contextlib.contextmanager

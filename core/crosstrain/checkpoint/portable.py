@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from crosstrain.checkpoint.files import committed, verify_file
 from crosstrain.checkpoint.manifest import Manifest, describe, read_manifest, write_manifest
 from crosstrain.checkpoint.shards import Shard, read_shards, write_shards
+from crosstrain.checkpoint.together import on_all
 from crosstrain.errors import CheckpointError
 from crosstrain.snapshot import LazyArrays, Snapshot
 from crosstrain.state import TrainState
@@ -94,47 +95,71 @@ def export(
 ) -> Path:
     """See `Accelerator.export`."""
     folder = Path(path)
-    try:
-        if not accelerator.is_main_process:
-            _read_all(state.view())
-            return folder
+
+    def write() -> None:
         if folder.exists():
             raise CheckpointError(f"path must not exist yet, got {folder}, which does. Choose another, or remove it.")
         with committed(folder) as draft:
             files = _write(draft, state.view(), shard_bytes)
             manifest = make_manifest(accelerator, state, loader, sections=files, config=dict(config or {}))
             write_manifest(draft, manifest)
-    finally:
-        accelerator.wait_for_everyone()
+
+    on_all(accelerator, write if accelerator.is_main_process else lambda: _read_all(state.view()))
     return folder
 
 
-def restore(path: Path | str, state: TrainState, *, loader: Positioned | None = None, verify: bool = True) -> Portable:
+def restore(
+    accelerator: "Accelerator",
+    path: Path | str,
+    state: TrainState,
+    *,
+    loader: Positioned | None = None,
+    verify: bool = True,
+) -> Portable:
     """See `Accelerator.restore`."""
-    opened = open_portable(path)
-    if verify:
-        opened.verify()
-    put_back(path, lambda: state.load(opened.snapshot), loader, opened.manifest)
+
+    def read() -> Portable:
+        opened = open_portable(path)
+        if verify:
+            opened.verify()
+        return opened
+
+    opened = on_all(accelerator, read)
+    put_back(accelerator, path, lambda: state.load(opened.snapshot), loader, opened.manifest)
     return opened
 
 
-def put_back(path: Path | str, load: Callable[[], None], loader: Positioned | None, manifest: Manifest) -> None:
-    """Moves the loader and loads the state, or neither.
+def put_back(
+    accelerator: "Accelerator",
+    path: Path | str,
+    load: Callable[[], None],
+    loader: Positioned | None,
+    manifest: Manifest,
+) -> None:
+    """Moves the loader and loads the state, or neither. No process loads before all have moved their loaders.
 
     Raises:
         CheckpointError: it does not fit; says what.
     """
-    before = None
-    if loader is not None and manifest.data is None:
+    if loader is None:
+        on_all(accelerator, lambda: _fit(path, load))
+        return
+    position = manifest.data
+    if position is None:
         raise CheckpointError(f"{path} must hold a position in the data, got none. Save with loader=..., too.")
+    before = loader.state_dict()
     try:
-        if loader is not None and manifest.data is not None:
-            before = loader.state_dict()
-            loader.load_state_dict(dict(manifest.data))
-        load()
+        on_all(accelerator, lambda: _fit(path, lambda: loader.load_state_dict(dict(position))))
+        on_all(accelerator, lambda: _fit(path, load))
+    except Exception:
+        loader.load_state_dict(before)
+        raise
+
+
+def _fit(path: Path | str, work: Callable[[], None]) -> None:
+    try:
+        work()
     except ValueError as error:
-        if before is not None and loader is not None:
-            loader.load_state_dict(before)
         raise CheckpointError(f"{path} does not fit: {error}") from error
 
 
@@ -153,7 +178,7 @@ def make_manifest(accelerator: "Accelerator", state: TrainState, loader: Positio
 
 def _write(folder: Path, snapshot: Snapshot, shard_bytes: int) -> dict[str, tuple[Shard, ...]]:
     return {
-        name: tuple(write_shards(folder, name.replace("/", "-"), arrays.items(), shard_bytes))
+        name: tuple(write_shards(folder, name.replace("/", "-"), arrays, shard_bytes))
         for name, arrays in sections(snapshot).items()
         if len(arrays)
     }

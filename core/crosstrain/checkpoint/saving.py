@@ -79,6 +79,7 @@ class Saver(Callback):
         self._saved_at = time.monotonic()
         self._signalled: str | None = None
         self._metrics: dict[str, float] = {}
+        self._together = True
         self._restore_handlers: Callable[[], None] = _nothing
 
     def resume(self, run: Run) -> Manifest | None:
@@ -127,6 +128,7 @@ class Saver(Callback):
 
     def on_exception(self, run: Run, error: BaseException) -> None:
         """Saves the state after the last whole step, as far as that is there."""
+        self._together = False
         if not self._spec.on_exception or self._accelerator.process_count > 1 or isinstance(error, CrosstrainError):
             return
         try:
@@ -140,9 +142,9 @@ class Saver(Callback):
             logger.warning("could not save at the exception: %s", second)
 
     def on_fit_end(self, run: Run) -> None:
-        """Waits for the last save."""
+        """Waits for the last save; after an exception not for other processes, which may be in their next step."""
         self._restore_handlers()
-        self.checkpoints.close()
+        self.checkpoints.close(together=self._together)
 
     def save(self, run: Run, epoch: int | None = None) -> None:
         """Saves now; `epoch` is the one to go on with, by default the current one."""

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 from crosstrain.checkpoint.files import commit, lock, record_file, refused_writes, verify_file
 from crosstrain.checkpoint.manifest import NAME, Manifest, read_manifest, write_manifest
 from crosstrain.checkpoint.portable import Positioned, make_manifest, put_back
+from crosstrain.checkpoint.together import on_all, on_main
 from crosstrain.errors import CheckpointError, ConfigError, require_count
 from crosstrain.snapshot import check_shapes
 from crosstrain.state import TrainState
@@ -136,20 +137,14 @@ class Checkpoints:
             progress=dict(progress or {}),
             config=dict(config or {}),
         )
-        manifest.to_json()
-        if state.step in self.steps():
-            self._renew(manifest)
-            return
         draft = self.root / f".step_{state.step:08d}.tmp"
-        try:
-            if self._accelerator.is_main_process:
-                self._prepare(draft)
-        finally:
-            self._accelerator.wait_for_everyone()
+        if not on_main(self._accelerator, lambda: self._begin(draft, manifest)):
+            return
         if self._writer is None:
             self._writer = self._accelerator._checkpoint_writer()
-        self._writer.start(state, draft / _NATIVE)
-        self._thread = threading.Thread(target=self._finish, args=(self._writer, draft, manifest), daemon=True)
+        writer = self._writer
+        on_all(self._accelerator, lambda: writer.start(state, draft / _NATIVE))
+        self._thread = threading.Thread(target=self._finish, args=(writer, draft, manifest), daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -160,12 +155,13 @@ class Checkpoints:
         """
         if self._thread is None:
             return
-        self._thread.join()
-        self._thread = None
-        self._accelerator.wait_for_everyone()
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        try:
+            on_all(self._accelerator, self._join)
+        except Exception:
+            # The writers may have come to different points, and say again what went wrong.
+            with contextlib.suppress(Exception):
+                self._close_writer()
+            raise
 
     def restore(
         self, state: TrainState, *, loader: Positioned | None = None, step: int | None = None
@@ -178,8 +174,7 @@ class Checkpoints:
         Raises:
             CheckpointError: it belongs to another model or engine, or all there are, or that of `step`, are damaged.
         """
-        steps = self.steps() if step is None else [step]
-        manifest = self._newest_whole(steps, required=step is not None)
+        manifest = on_main(self._accelerator, lambda: self._newest_whole(step))
         if manifest is None:
             return None
         folder = self.root / f"step_{manifest.step:08d}"
@@ -193,31 +188,37 @@ class Checkpoints:
             check_shapes(state.view().shapes(), manifest.shapes)
             self._accelerator._read_checkpoint(state, folder / _NATIVE, manifest.step)
 
-        put_back(folder, load, loader, manifest)
+        put_back(self._accelerator, folder, load, loader, manifest)
         return manifest
 
-    def close(self) -> None:
-        """Waits for the last save and lets another job write here."""
+    def close(self, *, together: bool = True) -> None:
+        """Waits for the last save and lets another job write here.
+
+        Args:
+            together: False after an exception that other processes may not have met. This one then waits for its own
+                part of the save only.
+
+        Raises:
+            CheckpointError: the save failed.
+        """
         try:
-            self.wait()
+            (self.wait if together else self._join)()
         finally:
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
+            self._close_writer()
             if self._lock is not None:
                 self._lock.close()
                 self._lock = None
 
-    def _newest_whole(self, steps: list[int], *, required: bool) -> Manifest | None:
+    def _newest_whole(self, wanted: int | None) -> Manifest | None:
         damaged: CheckpointError | None = None
-        for step in reversed(steps):
+        for step in reversed(self.steps() if wanted is None else [wanted]):
             folder = self.root / f"step_{step:08d}"
             try:
                 manifest = read_manifest(folder)
                 for record in manifest.all_files:
                     verify_file(folder, record)
             except CheckpointError as error:
-                if required:
+                if wanted is not None:
                     raise
                 damaged = error
                 logger.warning("passing over a damaged checkpoint: %s", error)
@@ -227,34 +228,49 @@ class Checkpoints:
             raise damaged
         return None
 
-    def _prepare(self, draft: Path) -> None:
+    def _begin(self, draft: Path, manifest: Manifest) -> bool:
+        """On the main process: makes room for a checkpoint, or renews what is there. Whether arrays are to follow."""
+        manifest.to_json()
+        folder = self.root / f"step_{manifest.step:08d}"
+        if (folder / NAME).is_file():
+            with refused_writes(folder):
+                old = read_manifest(folder)
+                metrics = {**old.metrics, **manifest.metrics}
+                write_manifest(folder, dataclasses.replace(manifest, files=old.files, metrics=metrics))
+            return False
         with refused_writes(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             if self._lock is None:
                 self._lock = lock(self.root)
-            shutil.rmtree(draft, ignore_errors=True)
+            # Under the lock all of these are left over: from a job that was killed, or a process that wrote on.
+            for left in (*self.root.glob(".step_*.tmp"), *self.root.glob(".step_*.removed")):
+                shutil.rmtree(left, ignore_errors=True)
             draft.mkdir()
+        return True
 
-    def _renew(self, manifest: Manifest) -> None:
-        try:
-            if self._accelerator.is_main_process:
-                folder = self.root / f"step_{manifest.step:08d}"
-                with refused_writes(folder):
-                    old = read_manifest(folder)
-                    metrics = {**old.metrics, **manifest.metrics}
-                    write_manifest(folder, dataclasses.replace(manifest, files=old.files, metrics=metrics))
-        finally:
-            self._accelerator.wait_for_everyone()
+    def _close_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    def _join(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def _finish(self, writer: Writer, draft: Path, manifest: Manifest) -> None:
         try:
             with refused_writes(self.root):
-                writer.wait()
+                _written(writer)
                 if self._accelerator.is_main_process:
                     self._commit(draft, manifest)
         except BaseException as error:
             self._error = error
-            shutil.rmtree(draft, ignore_errors=True)
+            if self._accelerator.is_main_process:
+                shutil.rmtree(draft, ignore_errors=True)
 
     def _commit(self, draft: Path, manifest: Manifest) -> None:
         files = tuple(record_file(draft, path) for path in sorted(draft.rglob("*")) if path.is_file())
@@ -285,3 +301,15 @@ class Checkpoints:
         doomed = folder.with_name(f".{folder.name}.removed")
         folder.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _written(writer: Writer) -> None:
+    """Waits for a writer; frameworks say in types of their own what went wrong.
+
+    Raises:
+        OSError: it could not write.
+    """
+    try:
+        writer.wait()
+    except Exception as error:
+        raise OSError(f"{error}") from error

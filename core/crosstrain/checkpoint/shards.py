@@ -1,6 +1,7 @@
 """Arrays in safetensors files: written one file at a time, read one array at a time."""
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from crosstrain.checkpoint.files import FileRecord, record_file, sync
 from crosstrain.errors import CheckpointError
-from crosstrain.snapshot import LazyArrays
+from crosstrain.snapshot import LazyArrays, shape_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,12 +24,25 @@ class Shard(FileRecord):
     names: tuple[str, ...]
 
 
-def write_shards(folder: Path, stem: str, arrays: Iterable[tuple[str, np.ndarray]], shard_bytes: int) -> list[Shard]:
-    """Writes arrays to `stem-00001.safetensors` and so on, each of at most `shard_bytes` (or one array)."""
-    return [
-        _write(folder / f"{stem}-{index:05d}.safetensors", group)
-        for index, group in enumerate(_groups(arrays, shard_bytes), start=1)
-    ]
+def write_shards(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], shard_bytes: int) -> list[Shard]:
+    """Writes arrays to `stem-00001.safetensors` and so on, each of at most `shard_bytes` (or one array).
+
+    Memory holds one file's arrays at a time: the next array is read when the file before it is written. Where a wider
+    type follows a narrower one, a file can be larger by that.
+    """
+    shards: list[Shard] = []
+    group: dict[str, np.ndarray] = {}
+    width = 0
+    for name in arrays:
+        size = sum(array.nbytes for array in group.values()) + width * math.prod(shape_of(arrays, name))
+        if group and size > shard_bytes:
+            shards.append(_write(folder / f"{stem}-{len(shards) + 1:05d}.safetensors", group))
+            group.clear()
+        group[name] = arrays[name]
+        width = max(width, group[name].itemsize)
+    if group:
+        shards.append(_write(folder / f"{stem}-{len(shards) + 1:05d}.safetensors", group))
+    return shards
 
 
 def read_shards(folder: Path, shards: Iterable[Shard]) -> LazyArrays:
@@ -46,19 +60,6 @@ def read_shards(folder: Path, shards: Iterable[Shard]) -> LazyArrays:
             raise CheckpointError(f"{path} must hold the arrays {', '.join(missing[:3])}, got a file without them.")
         readers |= {name: (shapes[name], partial(_read, path, name)) for name in shard.names}
     return LazyArrays(readers)
-
-
-def _groups(arrays: Iterable[tuple[str, np.ndarray]], limit: int) -> Iterator[dict[str, np.ndarray]]:
-    group: dict[str, np.ndarray] = {}
-    size = 0
-    for name, array in arrays:
-        if group and size + array.nbytes > limit:
-            yield group
-            group, size = {}, 0
-        group[name] = array
-        size += array.nbytes
-    if group:
-        yield group
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> Shard:
