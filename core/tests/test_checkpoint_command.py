@@ -22,7 +22,7 @@ WEIGHTS = {"a.weight": np.arange(12.0).reshape(3, 4), "a.bias": np.zeros(3)}
 def write(folder: Path, weights: dict[str, np.ndarray], averages: dict[str, np.ndarray] | None = None) -> Path:
     tables = {"params": weights} | ({"averages": averages} if averages else {})
     with committed(folder) as draft:
-        sections = {name: tuple(write_shards(draft, name, each.items(), 1 << 20)) for name, each in tables.items()}
+        sections = {name: tuple(write_shards(draft, name, each, 1 << 20)) for name, each in tables.items()}
         manifest = Manifest(
             step=7,
             backend="torch",

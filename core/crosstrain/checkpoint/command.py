@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from crosstrain.checkpoint.manifest import Manifest, read_manifest
 from crosstrain.checkpoint.portable import open_portable, sections
 from crosstrain.checkpoint.shards import write_shards
 from crosstrain.errors import CheckpointError
-from crosstrain.snapshot import shape_of
+from crosstrain.snapshot import LazyArrays, shape_of
 
 _SHOWN = 20
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -110,7 +111,7 @@ def convert(
     arrays = sections(open_portable(path).snapshot)[what]
     if not len(arrays):
         raise CheckpointError(f"{path} must hold {what}, got none. It was trained without an average.")
-    converted = ((name, _as_type(arrays[name], dtype)) for name in arrays)
+    converted = LazyArrays({name: (shape_of(arrays, name), partial(_as_type, arrays, name, dtype)) for name in arrays})
     with committed(out) as draft:
         shards = write_shards(draft, "model", converted, shard_bytes)
         where = {name: shard.file for shard in shards for name in shard.names}
@@ -177,5 +178,6 @@ def _differences(section: str, a: Mapping[str, np.ndarray], b: Mapping[str, np.n
     return rows
 
 
-def _as_type(array: np.ndarray, dtype: str) -> np.ndarray:
+def _as_type(arrays: Mapping[str, np.ndarray], name: str, dtype: str) -> np.ndarray:
+    array = arrays[name]
     return array if dtype == "same" or array.dtype.kind != "f" else array.astype(dtype)
