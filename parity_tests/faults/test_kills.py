@@ -57,6 +57,16 @@ def kill_at(process: subprocess.Popen[bytes], folder: Path, *, new_lines: int, d
     process.wait()
 
 
+def kill_one_worker(launcher: subprocess.Popen[bytes], folder: Path, *, new_lines: int, rank: int) -> None:
+    """Kills one process of two; the launcher ends the other, and says that it failed."""
+    already = len(lines(folder))
+    while launcher.poll() is None and len(lines(folder)) < already + new_lines:
+        time.sleep(0.005)
+    workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    os.kill(int(workers[rank]), signal.SIGKILL)
+    assert launcher.wait(120) != 0
+
+
 def committed(folder: Path) -> int:
     """The step of the newest committed checkpoint; 0 where there is none."""
     return max((int(path.parent.name[5:]) for path in (folder / "run").glob("step_*/checkpoint.json")), default=0)
@@ -104,6 +114,15 @@ def test_a_hundred_and_twenty_kills(
 @pytest.mark.parametrize("seed", range(3))
 def test_kills_of_two_processes(seed: int, whole: dict[tuple[str, int], list[list[str]]], tmp_path: Path) -> None:
     check(killed_run("torch", tmp_path, kills=1, seed=seed + 20, processes=2), whole["torch", 2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_kill_of_one_process_of_two(rank: int, whole: dict[tuple[str, int], list[list[str]]], tmp_path: Path) -> None:
+    for new_lines in (4, 5, 6):
+        kill_one_worker(start("torch", tmp_path, 2), tmp_path, new_lines=new_lines, rank=rank)
+    finish(start("torch", tmp_path, 2), tmp_path)
+    check(lines(tmp_path), whole["torch", 2])
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])

@@ -9,7 +9,15 @@ from .matrix import Case, cases, run
 QUICK_STEPS, STEPS = 20, 300
 
 
-@pytest.mark.parametrize("case", list(cases()), ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case, id=str(case), marks=() if case.model == "mlp" or case.variant == "plain" else pytest.mark.slow
+        )
+        for case in cases()
+    ],
+)
 def test_first_steps(case: Case) -> None:
     found = run(case, QUICK_STEPS)
     assert found.worst <= FLOAT64_LIMIT
