@@ -69,9 +69,14 @@ def plain_adam(decoupled: bool) -> Callable[..., optimizers.Result]:
 ADAM = {"beta2": 0.999, "eps": 1e-8}
 RMSPROP = {"alpha": st.sampled_from([0.0, 0.9, 0.99]), "eps": epsilons}
 CASES = {
-    "sgd": Case(lambda rate, m, **rest: ct.sgd(rate, momentum=m, **rest), plain_sgd, {}, {"nesterov": True}),
-    "adam": Case(with_betas(ct.adam), plain_adam(decoupled=False), {}, ADAM),
-    "adamw": Case(with_betas(ct.adamw), plain_adam(decoupled=True), {}, ADAM),
+    "sgd": Case(
+        lambda rate, m, **rest: ct.sgd(rate, momentum=m, **rest),
+        plain_sgd,
+        {"nesterov": st.booleans()},
+        {"nesterov": True},
+    ),
+    "adam": Case(with_betas(ct.adam), plain_adam(decoupled=False), {"beta2": betas2, "eps": epsilons}, ADAM),
+    "adamw": Case(with_betas(ct.adamw), plain_adam(decoupled=True), {"beta2": betas2, "eps": epsilons}, ADAM),
     "nadam": Case(
         with_betas(ct.nadam),
         adam_variants.nadam,
@@ -115,7 +120,6 @@ CASES = {
         {"nesterov": True, "eps": 1e-7, "fallback_scale": 0.015},
     ),
 }
-NEW = [name for name, case in CASES.items() if case.numbers]
 WITH_MOMENTUM = [name for name, case in CASES.items() if case.momentum is not None]
 
 

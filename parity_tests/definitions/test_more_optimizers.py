@@ -16,7 +16,6 @@ from parity_tests.tolerances import assert_close
 
 from .optimizer_cases import (
     CASES,
-    NEW,
     SIZES,
     UPDATES,
     WITH_MOMENTUM,
@@ -35,7 +34,7 @@ from .optimizer_cases import (
 few = settings(max_examples=5, deadline=None, derandomize=True)
 
 
-@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("name", CASES)
 @few
 @given(data=st.data())
 def test_updates(backend: str, name: str, data: Any) -> None:
