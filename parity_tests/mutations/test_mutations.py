@@ -14,7 +14,7 @@ FREE_STEPS = 12
 
 
 PLANTED = [
-    pytest.param(mutation, id=mutation.name, marks=pytest.mark.slow if index % 2 else ())
+    pytest.param(mutation, id=mutation.name, marks=pytest.mark.slow if index % 3 else ())
     for index, mutation in enumerate(CATALOGUE)
 ]
 

@@ -11,7 +11,9 @@ from parity_tests.mutations.bases import BASES, PAIRED, TOTAL_STEPS, start
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", PAIRED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "resnet9" else ()) for name in PAIRED]
+)
 def test_clean_pairs_stay_inside(name: str, precision: str) -> None:
     base = BASES[name]
     report = compare_low_precision(
