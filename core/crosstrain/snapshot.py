@@ -7,6 +7,8 @@ import numpy as np
 
 from crosstrain.errors import ConfigError
 
+_MOMENTS = "moments/"
+
 
 class LazyArrays(Mapping[str, np.ndarray]):
     """Arrays that are read one by one, when asked for, and not kept: a model need not fit into host memory twice.
@@ -59,22 +61,38 @@ class Snapshot:
     averages: Mapping[str, np.ndarray] = field(default_factory=dict)
     native: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    def sections(self) -> dict[str, Mapping[str, np.ndarray]]:
+        """`params`, `buffers`, `averages`, `moments/SLOT` and `native` -> arrays, in this order."""
+        moments = {f"{_MOMENTS}{slot}": values for slot, values in self.moments.items()}
+        return {
+            "params": self.params,
+            "buffers": self.buffers,
+            "averages": self.averages,
+            **moments,
+            "native": self.native,
+        }
+
+    @classmethod
+    def from_sections(cls, step: int, sections: Mapping[str, Mapping[str, np.ndarray]]) -> "Snapshot":
+        """The snapshot with these `sections`; one that is not there is empty."""
+        moments = {name: values for name, values in sections.items() if name.startswith(_MOMENTS)}
+        return cls(
+            step=step,
+            params=sections["params"],
+            buffers=sections.get("buffers", {}),
+            moments={name.removeprefix(_MOMENTS): values for name, values in moments.items()},
+            averages=sections.get("averages", {}),
+            native=sections.get("native", {}),
+        )
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """`params/NAME`, `buffers/NAME`, `averages/NAME` and `moments/SLOT/NAME` -> shape; reads nothing."""
-        tables = {"params": self.params, "buffers": self.buffers, "averages": self.averages}
-        tables |= {f"moments/{slot}": values for slot, values in self.moments.items()}
-        return {f"{table}/{name}": shape_of(arrays, name) for table, arrays in tables.items() for name in arrays}
+        """`SECTION/NAME` -> shape, of all sections but `native`; reads nothing that is read lazily."""
+        shared = {section: arrays for section, arrays in self.sections().items() if section != "native"}
+        return {f"{section}/{name}": shape_of(arrays, name) for section, arrays in shared.items() for name in arrays}
 
     def copy(self) -> "Snapshot":
         """With all arrays in memory."""
-        return Snapshot(
-            step=self.step,
-            params=dict(self.params),
-            buffers=dict(self.buffers),
-            moments={slot: dict(values) for slot, values in self.moments.items()},
-            averages=dict(self.averages),
-            native=dict(self.native),
-        )
+        return Snapshot.from_sections(self.step, {name: dict(arrays) for name, arrays in self.sections().items()})
 
 
 def check_slots(kept: Mapping[str, Mapping[str, tuple[int, ...]]], snapshot: Snapshot) -> None:

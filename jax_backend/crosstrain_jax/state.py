@@ -7,6 +7,7 @@ in `prepare`; the step donates the leaves, and a live model is rebuilt only when
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
-from crosstrain.snapshot import Snapshot, check_names, check_slots
+from crosstrain.snapshot import LazyArrays, Snapshot, check_names, check_slots
 from crosstrain.state import Gradients, TrainState, foreign_gradients
 from crosstrain_jax import naming, optim, sharding
 from crosstrain_jax.host import by_name, from_words, lazily, to_canonical, words_of
@@ -169,7 +170,9 @@ class JaxState(TrainState):
             buffers=lazily(*self._floating_buffers()),
             moments={slot: lazily(*kept) for slot, kept in self._slots().items()},
             averages=lazily(layout.params, self.averages) if self.averages else {},
-            native={f"jax/{leaf.name}": to_host(array) for leaf, array in self._counters().items()},
+            native=LazyArrays(
+                {f"jax/{leaf.name}": (array.shape, partial(to_host, array)) for leaf, array in self._counters().items()}
+            ),
         )
 
     def load(self, snapshot: Snapshot) -> None:

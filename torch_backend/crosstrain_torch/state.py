@@ -131,15 +131,7 @@ class TorchState(TrainState):
 
     def view(self) -> Snapshot:
         """See `crosstrain.TrainState`."""
-        counters = naming.counters(self._model) | generators(self._device)
-        return Snapshot(
-            step=self._step,
-            params=lazily(self.params),
-            buffers=lazily(naming.buffers(self._model)),
-            moments={slot: lazily(kept) for slot, kept in self._moments().items()},
-            averages=lazily(self.averages),
-            native={f"torch/{name}": to_numpy(values) for name, values in counters.items()},
-        )
+        return Snapshot.from_sections(self._step, {name: lazily(each) for name, each in self._sections().items()})
 
     def load(self, snapshot: Snapshot) -> None:
         """See `crosstrain.TrainState`."""
@@ -159,13 +151,11 @@ class TorchState(TrainState):
 
     def tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Everything this state holds, by name: what a forward pass changes, and what only an update does."""
-        counters = naming.counters(self._model) | generators(self._device)
-        changing = {f"buffers/{name}": buffer for name, buffer in naming.buffers(self._model).items()}
-        changing |= {f"native/{name}": values for name, values in counters.items()}
-        steady = {f"params/{name}": param.detach() for name, param in self.params.items()}
-        steady |= {f"averages/{name}": average for name, average in self.averages.items()}
-        moments = self._moments().items()
-        steady |= {f"moments/{slot}/{name}": moment for slot, kept in moments for name, moment in kept.items()}
+        changing: dict[str, torch.Tensor] = {}
+        steady: dict[str, torch.Tensor] = {}
+        for section, kept in self._sections().items():
+            found = changing if section in ("buffers", "native") else steady
+            found |= {f"{section}/{name}": tensor for name, tensor in kept.items()}
         return changing, steady
 
     @torch.no_grad()
@@ -175,10 +165,21 @@ class TorchState(TrainState):
         changing, steady = self.tensors()
         for name, target in (changing | steady).items():
             target.copy_(values[name])
-        set_generators({name.removeprefix("native/"): each for name, each in values.items()}, self._device)
+        set_generators({name.removeprefix("native/torch/"): each for name, each in values.items()}, self._device)
         if self.native_optimizer is not None:
             optim.set_counters(self.optimizer, self.native_optimizer, step)
         self._step = step
+
+    def _sections(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The live tensors under the names of `Snapshot.sections`."""
+        counters = naming.counters(self._model) | generators(self._device)
+        return {
+            "params": {name: param.detach() for name, param in self.params.items()},
+            "buffers": naming.buffers(self._model),
+            "averages": self.averages,
+            **{f"moments/{slot}": kept for slot, kept in self._moments().items()},
+            "native": {f"torch/{name}": values for name, values in counters.items()},
+        }
 
     def _wait_for_readers(self) -> None:
         reading, self.reading = self.reading, None

@@ -208,15 +208,18 @@ class TrainRun:
     def __init__(self, loss_fn: LossFn, options: StepOptions, runtime: Runtime) -> None:
         self._gradient = Gradient(loss_fn, runtime, options.accumulate_steps)
         self._options, self._runtime = options, runtime
+        self._clipping = options.clipping
+        self._looks_at_gradients = options.wants_norm or options.clip_value is not None
 
     def __call__(self, state: TorchState, batch: Batch, hyper: StepHyper, others: tuple[TorchState, ...]) -> Metrics:
         """Forward, backward, clip, update."""
         outputs = self._gradient(state, batch, others)
-        grads, norm = state.gradient_list(), None
-        if self._options.wants_norm:
-            norm = optim.global_norm(grads)
-            outputs["grad_norm"] = Loss(norm, 1.0)
-        optim.clip(grads, self._options.clipping, norm)
+        if self._looks_at_gradients:
+            grads, norm = state.gradient_list(), None
+            if self._options.wants_norm:
+                norm = optim.global_norm(grads)
+                outputs["grad_norm"] = Loss(norm, 1.0)
+            optim.clip(grads, self._clipping, norm)
         state.update(*hyper)
         return self._runtime.metrics(outputs, {"learning_rate": hyper[0]})
 

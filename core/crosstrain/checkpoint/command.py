@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from crosstrain.checkpoint.files import committed, verify_file
-from crosstrain.checkpoint.manifest import Manifest, read_manifest
-from crosstrain.checkpoint.portable import open_portable, sections
+from crosstrain.checkpoint.files import committed
+from crosstrain.checkpoint.manifest import Manifest, read_manifest, verify_files
+from crosstrain.checkpoint.portable import SHARD_BYTES, open_portable
 from crosstrain.checkpoint.shards import write_shards
 from crosstrain.errors import CheckpointError
 from crosstrain.snapshot import LazyArrays, shape_of
@@ -54,8 +54,7 @@ def verify(path: Folder) -> int:
         The exit status: 0 when it is whole.
     """
     manifest = read_manifest(path)
-    for record in manifest.all_files:
-        verify_file(path, record)
+    verify_files(path, manifest)
     size = sum(record.size for record in manifest.all_files)
     Console().print(f"whole: {len(manifest.all_files)} files, {size:,} bytes, step {manifest.step}")
     return 0
@@ -71,7 +70,7 @@ def diff(a: Folder, b: Folder) -> int:
     Returns:
         The exit status: 0 when all arrays are equal.
     """
-    one, other = (sections(open_portable(path).snapshot) for path in (a, b))
+    one, other = (open_portable(path).snapshot.sections() for path in (a, b))
     names = [name for name in {**one, **other} if name != "native"]  # each engine has its own
     rows = [row for name in names for row in _differences(name, one.get(name, {}), other.get(name, {}))]
     console = Console()
@@ -95,7 +94,7 @@ def convert(
     /,
     what: Literal["params", "averages"] = "params",
     dtype: Literal["float64", "float32", "float16", "same"] = "same",
-    shard_bytes: int = 1 << 30,
+    shard_bytes: int = SHARD_BYTES,
 ) -> int:
     """Writes the weights of a portable checkpoint as plain safetensors files, with the index that other tools read.
 
@@ -108,7 +107,7 @@ def convert(
     """
     if out.exists():
         raise CheckpointError(f"out must not exist yet, got {out}, which does. Choose another, or remove it.")
-    arrays = sections(open_portable(path).snapshot)[what]
+    arrays = open_portable(path).snapshot.sections()[what]
     if not len(arrays):
         raise CheckpointError(f"{path} must hold {what}, got none. It was trained without an average.")
     converted = LazyArrays({name: (shape_of(arrays, name), partial(_as_type, arrays, name, dtype)) for name in arrays})
@@ -142,13 +141,10 @@ def _sizes(path: Path, manifest: Manifest) -> list[list[str]]:
     if manifest.files:
         tables: dict[str, list[tuple[int, ...]]] = {}
         for name, shape in manifest.shapes.items():
-            section, _, rest = name.partition("/")
-            tables.setdefault(f"{section}/{rest.partition('/')[0]}" if section == "moments" else section, []).append(
-                shape
-            )
+            tables.setdefault(name.rpartition("/")[0], []).append(shape)
         rows = [[name, f"{len(shapes):,}", f"{_count(shapes):,}", ""] for name, shapes in tables.items()]
         return [*rows, ["all files", "", "", f"{sum(record.size for record in manifest.files):,}"]]
-    found = sections(open_portable(path).snapshot)
+    found = open_portable(path).snapshot.sections()
     return [
         [
             name,

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from crosstrain._version import __version__
-from crosstrain.checkpoint.files import FileRecord, sync
+from crosstrain.checkpoint.files import FileRecord, sync, verify_file
 from crosstrain.checkpoint.shards import Shard
 from crosstrain.errors import CheckpointError
 
@@ -95,6 +95,16 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} must be what crosstrain wrote, got {type(error).__name__}: {str(error)[:200]}. "
             "It is damaged: restore an earlier checkpoint."
         ) from error
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Reads every file of a checkpoint and compares its checksum.
+
+    Raises:
+        CheckpointError: names the file that is missing or damaged.
+    """
+    for record in manifest.all_files:
+        verify_file(folder, record)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

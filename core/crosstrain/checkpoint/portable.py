@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from crosstrain.checkpoint.files import committed, verify_file
-from crosstrain.checkpoint.manifest import Manifest, describe, read_manifest, write_manifest
+from crosstrain.checkpoint.files import committed
+from crosstrain.checkpoint.manifest import Manifest, describe, read_manifest, verify_files, write_manifest
 from crosstrain.checkpoint.shards import Shard, read_shards, write_shards
 from crosstrain.checkpoint.together import on_all
 from crosstrain.errors import CheckpointError
-from crosstrain.snapshot import LazyArrays, Snapshot
+from crosstrain.snapshot import Snapshot
 from crosstrain.state import TrainState
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ class Portable:
         Raises:
             CheckpointError: names the file that is missing or damaged.
         """
-        for shard in self.manifest.all_files:
-            verify_file(self.path, shard)
+        verify_files(self.path, self.manifest)
 
 
 def open_portable(path: Path | str) -> Portable:
@@ -68,20 +67,7 @@ def open_portable(path: Path | str) -> Portable:
     folder = Path(path)
     manifest = read_manifest(folder)
     found = {name: read_shards(folder, shards) for name, shards in manifest.sections.items()}
-    empty = LazyArrays({})
-    prefix = "moments/"
-    return Portable(
-        path=folder,
-        manifest=manifest,
-        snapshot=Snapshot(
-            step=manifest.step,
-            params=found["params"],
-            buffers=found.get("buffers", empty),
-            moments={name.removeprefix(prefix): each for name, each in found.items() if name.startswith(prefix)},
-            averages=found.get("averages", empty),
-            native=found.get("native", empty),
-        ),
-    )
+    return Portable(path=folder, manifest=manifest, snapshot=Snapshot.from_sections(manifest.step, found))
 
 
 def export(
@@ -179,24 +165,13 @@ def make_manifest(accelerator: "Accelerator", state: TrainState, loader: Positio
 def _write(folder: Path, snapshot: Snapshot, shard_bytes: int) -> dict[str, tuple[Shard, ...]]:
     return {
         name: tuple(write_shards(folder, name.replace("/", "-"), arrays, shard_bytes))
-        for name, arrays in sections(snapshot).items()
+        for name, arrays in snapshot.sections().items()
         if len(arrays)
     }
 
 
 def _read_all(snapshot: Snapshot) -> None:
     """Reading an array that is split over processes takes all of them."""
-    for arrays in sections(snapshot).values():
+    for arrays in snapshot.sections().values():
         for name in arrays:
             arrays[name]
-
-
-def sections(snapshot: Snapshot) -> dict[str, Mapping[str, Any]]:
-    """Section -> arrays, in the order in which they are written."""
-    return {
-        "params": snapshot.params,
-        "buffers": snapshot.buffers,
-        "averages": snapshot.averages,
-        **{f"moments/{slot}": values for slot, values in snapshot.moments.items()},
-        "native": snapshot.native,
-    }

@@ -13,7 +13,7 @@ import numpy as np
 
 from crosstrain.callbacks import Callback, Record, Run
 from crosstrain.checkpoint.manifest import Manifest
-from crosstrain.checkpoint.series import Best, Checkpoints
+from crosstrain.checkpoint.series import Best, Checkpoints, require_rules
 from crosstrain.errors import ConfigError, CrosstrainError, require_count
 from crosstrain.metrics import Metrics
 
@@ -58,7 +58,7 @@ class CheckpointSpec:
     def __post_init__(self) -> None:
         if self.every_steps is not None:
             require_count("every_steps", self.every_steps)
-        require_count("keep_last", self.keep_last)
+        require_rules(self.keep_last, self.keep_every, self.keep_best)
         if self.every_s is not None and not self.every_s > 0:
             raise ConfigError(f"every_s must be above 0 or None, got every_s={self.every_s}.")
         unknown = [name for name in self.signals if not hasattr(signal, name)]

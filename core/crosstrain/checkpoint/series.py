@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
-from crosstrain.checkpoint.files import commit, lock, record_file, refused_writes, verify_file
-from crosstrain.checkpoint.manifest import NAME, Manifest, read_manifest, write_manifest
+from crosstrain.checkpoint.files import commit, lock, record_file, refused_writes
+from crosstrain.checkpoint.manifest import NAME, Manifest, read_manifest, verify_files, write_manifest
 from crosstrain.checkpoint.portable import Positioned, make_manifest, put_back
 from crosstrain.checkpoint.together import on_all, on_main
 from crosstrain.errors import CheckpointError, ConfigError, require_count
@@ -84,11 +84,7 @@ class Checkpoints:
         keep_every: int | None = None,
         keep_best: Best | None = None,
     ) -> None:
-        require_count("keep_last", keep_last)
-        if keep_every is not None:
-            require_count("keep_every", keep_every)
-        if keep_best is not None and keep_best.mode not in ("max", "min"):
-            raise ConfigError(f"mode must be 'max' or 'min', got mode={keep_best.mode!r}.")
+        require_rules(keep_last, keep_every, keep_best)
         self.root = Path(root)
         self._accelerator = accelerator
         self._keep_last, self._keep_every, self._keep_best = keep_last, keep_every, keep_best
@@ -177,7 +173,7 @@ class Checkpoints:
         manifest = on_main(self._accelerator, lambda: self._newest_whole(step))
         if manifest is None:
             return None
-        folder = self.root / f"step_{manifest.step:08d}"
+        folder = self._folder(manifest.step)
         if manifest.backend != self._accelerator.backend:
             raise CheckpointError(
                 f"{folder} was written by the {manifest.backend} engine, got {self._accelerator.backend}. "
@@ -212,11 +208,10 @@ class Checkpoints:
     def _newest_whole(self, wanted: int | None) -> Manifest | None:
         damaged: CheckpointError | None = None
         for step in reversed(self.steps() if wanted is None else [wanted]):
-            folder = self.root / f"step_{step:08d}"
+            folder = self._folder(step)
             try:
                 manifest = read_manifest(folder)
-                for record in manifest.all_files:
-                    verify_file(folder, record)
+                verify_files(folder, manifest)
             except CheckpointError as error:
                 if wanted is not None:
                     raise
@@ -231,7 +226,7 @@ class Checkpoints:
     def _begin(self, draft: Path, manifest: Manifest) -> bool:
         """On the main process: makes room for a checkpoint, or renews what is there. Whether arrays are to follow."""
         manifest.to_json()
-        folder = self.root / f"step_{manifest.step:08d}"
+        folder = self._folder(manifest.step)
         if (folder / NAME).is_file():
             with refused_writes(folder):
                 old = read_manifest(folder)
@@ -275,12 +270,15 @@ class Checkpoints:
     def _commit(self, draft: Path, manifest: Manifest) -> None:
         files = tuple(record_file(draft, path) for path in sorted(draft.rglob("*")) if path.is_file())
         write_manifest(draft, dataclasses.replace(manifest, files=files))
-        commit(draft, self.root / f"step_{manifest.step:08d}")
-        for step in set(self.steps()) - self._kept():
-            self._remove(self.root / f"step_{step:08d}")
-
-    def _kept(self) -> set[int]:
+        commit(draft, self._folder(manifest.step))
         steps = self.steps()
+        for step in set(steps) - self._kept(steps):
+            self._remove(self._folder(step))
+
+    def _folder(self, step: int) -> Path:
+        return self.root / f"step_{step:08d}"
+
+    def _kept(self, steps: list[int]) -> set[int]:
         kept = set(steps[-self._keep_last :])
         if self._keep_every is not None:
             kept |= {step for step in steps if step % self._keep_every == 0}
@@ -292,7 +290,7 @@ class Checkpoints:
         scores = {}
         for step in steps:
             with contextlib.suppress(CheckpointError, KeyError):
-                scores[step] = read_manifest(self.root / f"step_{step:08d}").metrics[best.metric]
+                scores[step] = read_manifest(self._folder(step)).metrics[best.metric]
         ranked = sorted(scores, key=lambda step: (scores[step], step), reverse=best.mode == "max")
         return set(ranked[: best.count])
 
@@ -301,6 +299,19 @@ class Checkpoints:
         doomed = folder.with_name(f".{folder.name}.removed")
         folder.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def require_rules(keep_last: int, keep_every: int | None, keep_best: Best | None) -> None:
+    """Refuses rules that cannot decide what stays.
+
+    Raises:
+        ConfigError: a count below 1, or an unknown mode.
+    """
+    require_count("keep_last", keep_last)
+    if keep_every is not None:
+        require_count("keep_every", keep_every)
+    if keep_best is not None and keep_best.mode not in ("max", "min"):
+        raise ConfigError(f"mode must be 'max' or 'min', got mode={keep_best.mode!r}.")
 
 
 def _written(writer: Writer) -> None:
