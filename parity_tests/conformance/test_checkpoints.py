@@ -151,6 +151,15 @@ def test_a_checkpoint_of_something_else_is_refused(
     assert worst(dict(other.snapshot().params), dict(before.params)) == 0
 
 
+def test_a_native_checkpoint_is_no_portable_one(make: Make, tmp_path: Path) -> None:
+    accelerator = make()
+    saved(accelerator, tmp_path, 1)
+    state = prepared(accelerator, MLP, ADAM)
+    with pytest.raises(ct.CheckpointError, match="must be a portable checkpoint, got a native one of the"):
+        accelerator.restore(tmp_path / "step_00000001", state)
+    assert state.step == 0
+
+
 def test_a_second_job_is_refused(make: Make, tmp_path: Path) -> None:
     accelerator = make()
     state = prepared(accelerator, MLP, ADAM)

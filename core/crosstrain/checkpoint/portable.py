@@ -62,10 +62,15 @@ def open_portable(path: Path | str) -> Portable:
     """Opens a checkpoint; arrays stay in their files until asked for.
 
     Raises:
-        CheckpointError: no checkpoint, or a damaged one; names the file.
+        CheckpointError: no checkpoint, a native one, or a damaged one; names the file.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
+    if manifest.files:
+        raise CheckpointError(
+            f"{folder} must be a portable checkpoint, got a native one of the {manifest.backend} engine. "
+            "Restore it there with crosstrain.checkpoint.Checkpoints, and hand over with accelerator.export."
+        )
     found = {name: read_shards(folder, shards) for name, shards in manifest.sections.items()}
     return Portable(path=folder, manifest=manifest, snapshot=Snapshot.from_sections(manifest.step, found))
 
