@@ -63,6 +63,7 @@ from crosstrain.schedules import (
     warmup_stable_decay,
 )
 from crosstrain.scores import f1, perplexity
+from crosstrain.sharding import ShardingPlan, ShardingRules
 from crosstrain.snapshot import Snapshot
 from crosstrain.state import Gradients, TrainState
 from crosstrain.trainer import History, Trainer
@@ -96,6 +97,8 @@ __all__ = [
     "ParamGroup",
     "Precision",
     "Schedule",
+    "ShardingPlan",
+    "ShardingRules",
     "Snapshot",
     "TrainState",
     "Trainer",

@@ -8,6 +8,7 @@ import numpy as np
 
 from crosstrain.errors import ConfigError
 from crosstrain.optim import Averaging, OptimizerSpec, Role
+from crosstrain.sharding import ShardingPlan
 from crosstrain.snapshot import Snapshot
 
 
@@ -28,10 +29,14 @@ class TrainState(abc.ABC):
 
     After a step the old device buffers are gone (JAX donates them, torch has overwritten them), so the handle
     always shows the present. Whoever wants the past takes a `snapshot`.
+
+    Attributes:
+        sharding_plan: which part of each parameter a device holds; `print(state.sharding_plan.table())` shows it.
     """
 
-    def __init__(self, optimizer: OptimizerSpec | None, average: Averaging | None) -> None:
+    def __init__(self, optimizer: OptimizerSpec | None, average: Averaging | None, plan: ShardingPlan) -> None:
         self._optimizer, self._average = optimizer, average
+        self.sharding_plan = plan
         self._step = 0
 
     @property

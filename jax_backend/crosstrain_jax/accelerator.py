@@ -18,8 +18,9 @@ from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
+from crosstrain.sharding import plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
-from crosstrain_jax import capture, defaults, evaluation, models, objective, sharding, step
+from crosstrain_jax import capture, defaults, evaluation, models, naming, objective, sharding, step
 from crosstrain_jax.collectives import all_gather, read
 from crosstrain_jax.precision import param_dtype, scope
 from crosstrain_jax.state import JaxState, LayoutCache
@@ -31,6 +32,7 @@ class JaxAccelerator(Accelerator):
     backend: ClassVar[str] = "jax"
     _native_model: ClassVar[str] = "flax.nnx.Module"
     _wide_integers: ClassVar[bool] = False
+    _mesh_axes: ClassVar[tuple[str, ...]] = ("data",)
 
     def value_and_grad(self, loss_fn: LossFn) -> GradientStep:
         """See `crosstrain.Accelerator`."""
@@ -106,11 +108,16 @@ class JaxAccelerator(Accelerator):
         self._layouts = LayoutCache()
 
     def _build_mesh(self) -> None:
+        self._batch_part = (self.process_index, self.process_count)
         self.mesh = sharding.build_mesh(self._devices, self.mesh_sizes)
         self._runtime = objective.Runtime(self.precision, self.mesh, self.seed)
 
     def _prepare(self, model: nnx.Module, optimizer: OptimizerSpec | None, average: Averaging | None) -> JaxState:
-        return JaxState(model, optimizer, average, precision=self.precision, mesh=self.mesh, layouts=self._layouts)
+        shapes = {leaf.name: leaf.canonical_shape for leaf in naming.leaves(model, nnx.Param)}
+        plan = plan_model(model, shapes, self.mesh_sizes, self.sharding)
+        return JaxState(
+            model, optimizer, average, precision=self.precision, mesh=self.mesh, layouts=self._layouts, plan=plan
+        )
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         with scope(self.precision):

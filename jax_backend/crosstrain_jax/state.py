@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
+from crosstrain.sharding import ShardingPlan
 from crosstrain.snapshot import LazyArrays, Snapshot, check_names, check_slots
 from crosstrain.state import Gradients, TrainState, foreign_gradients
 from crosstrain_jax import naming, optim, sharding
@@ -106,8 +107,9 @@ class JaxState(TrainState):
         precision: Precision,
         mesh: Mesh,
         layouts: LayoutCache,
+        plan: ShardingPlan,
     ) -> None:
-        super().__init__(optimizer, average)
+        super().__init__(optimizer, average, plan)
         self._precision = precision
         self._sharding = sharding.replicated(mesh)
         with scope(precision):

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
+from crosstrain.sharding import ShardingPlan
 from crosstrain.snapshot import Snapshot, check_names, check_slots
 from crosstrain.state import Gradients, TrainState, foreign_gradients
 from crosstrain_torch import naming, optim
@@ -42,8 +43,9 @@ class TorchState(TrainState):
         precision: Precision,
         device: torch.device,
         group: Any,
+        plan: ShardingPlan,
     ) -> None:
-        super().__init__(optimizer, average)
+        super().__init__(optimizer, average, plan)
         model.to(device=device, dtype=param_dtype(precision))
         if any(isinstance(module, nn.Conv2d) for module in model.modules()):
             model.to(memory_format=torch.channels_last)
