@@ -32,7 +32,7 @@ class JaxAccelerator(Accelerator):
     backend: ClassVar[str] = "jax"
     _native_model: ClassVar[str] = "flax.nnx.Module"
     _wide_integers: ClassVar[bool] = False
-    _mesh_axes: ClassVar[tuple[str, ...]] = ("data",)
+    _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor")
 
     def value_and_grad(self, loss_fn: LossFn) -> GradientStep:
         """See `crosstrain.Accelerator`."""
@@ -108,8 +108,8 @@ class JaxAccelerator(Accelerator):
         self._layouts = LayoutCache()
 
     def _build_mesh(self) -> None:
-        self._batch_part = (self.process_index, self.process_count)
         self.mesh = sharding.build_mesh(self._devices, self.mesh_sizes)
+        self._batch_part = sharding.batch_part(self.mesh)
         self._runtime = objective.Runtime(self.precision, self.mesh, self.seed)
 
     def _prepare(self, model: nnx.Module, optimizer: OptimizerSpec | None, average: Averaging | None) -> JaxState:
@@ -121,7 +121,7 @@ class JaxAccelerator(Accelerator):
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         with scope(self.precision):
-            return sharding.place_batch(batch, self.mesh)
+            return sharding.place_batch(batch, self.mesh, self._batch_part[1])
 
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
         return step.TrainRun(loss_fn, options, self._runtime)

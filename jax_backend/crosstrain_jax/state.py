@@ -14,17 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
 from crosstrain.sharding import ShardingPlan
 from crosstrain.snapshot import LazyArrays, Snapshot, check_names, check_slots
 from crosstrain.state import Gradients, TrainState, foreign_gradients
-from crosstrain_jax import naming, optim, sharding
+from crosstrain_jax import naming, optim
 from crosstrain_jax.host import by_name, from_words, lazily, to_canonical, words_of
 from crosstrain_jax.models.layers import Dropout
 from crosstrain_jax.precision import is_floating, param_dtype, scope, to_host, unpin_types
+from crosstrain_jax.sharding import Shardings, obey, place
 
 Leaves = tuple[jax.Array, ...]
 
@@ -41,6 +42,8 @@ class Layout:
     buffers: list[naming.Leaf]
     optimizer: optim.Optimizer | None
     moments_tree: Any
+    moments: tuple[NamedSharding, ...]
+    shardings: Shardings
     applied: dict[Clipping, Callable[..., Any]] = field(default_factory=dict)
 
     def update(
@@ -50,7 +53,23 @@ class Layout:
         assert self.optimizer is not None
         state = jax.tree.unflatten(self.moments_tree, moments)
         params, state = self.optimizer.update(params, state, grads, hyper[0], hyper[1])
-        return params, tuple(jax.tree.leaves(state)), optim.update_average(averages, params, hyper[2])
+        averages = optim.update_average(averages, params, hyper[2])
+        return params, tuple(jax.tree.leaves(state)), self.shardings.constrain(averages) if averages else ()
+
+    @property
+    def out_shardings(self) -> tuple[Any, ...]:
+        """What a compiled step gives back of a state: parameters, buffers, moments, averages, count."""
+        whole = self.shardings.whole
+        return self.shardings.params, whole, self.moments, self.shardings.averages, whole
+
+    def initial_moments(self, params: Leaves) -> Leaves:
+        """The optimizer's moments before the first update, each born where it lies."""
+        if self.optimizer is None:
+            return ()
+        init = self.optimizer.init
+        if self.shardings.plan.is_trivial:
+            return _place(jax.tree.leaves(init(params)), self.moments)
+        return jax.jit(lambda params: tuple(jax.tree.leaves(init(params))), out_shardings=self.moments)(params)
 
     def merge(self, params: Sequence[Any], buffers: Sequence[Any], *, train: bool) -> nnx.Module:
         """A model made of these arrays."""
@@ -111,20 +130,15 @@ class JaxState(TrainState):
     ) -> None:
         super().__init__(optimizer, average, plan)
         self._precision = precision
-        self._sharding = sharding.replicated(mesh)
         with scope(precision):
-            self.layout = layouts.intern(_layout(model, optimizer), _optimizer_key(optimizer))
+            self.layout = layouts.intern(_layout(model, optimizer, plan, mesh), _optimizer_key(optimizer))
             params, buffers = nnx.split(model, nnx.Param, ...)[1:]
-            dtype = param_dtype(precision)
-            self.params: Leaves = tuple(self._place(leaf, dtype) for leaf in jax.tree.leaves(params))
-            self.buffers: Leaves = tuple(self._place(leaf, dtype) for leaf in jax.tree.leaves(buffers))
-            self.moments: Leaves = ()
-            if self.layout.optimizer is not None:
-                moments = jax.tree.leaves(self.layout.optimizer.init(self.params))
-                self.moments = tuple(self._place(leaf, leaf.dtype) for leaf in moments)
-            kept = self.params if average is not None else ()
-            self.averages: Leaves = tuple(self._place(leaf, leaf.dtype) for leaf in kept)
-            self.count = self._place(jnp.uint32(0), jnp.uint32)
+            dtype, shardings = param_dtype(precision), self.layout.shardings
+            self.params: Leaves = _place(jax.tree.leaves(params), shardings.params, dtype)
+            self.buffers: Leaves = tuple(self._copy(leaf, dtype) for leaf in jax.tree.leaves(buffers))
+            self.moments: Leaves = self.layout.initial_moments(self.params)
+            self.averages: Leaves = _place(self.params, shardings.params) if average is not None else ()
+            self.count = self._copy(jnp.uint32(0))
 
     @property
     def model(self) -> nnx.Module:
@@ -195,7 +209,7 @@ class JaxState(TrainState):
             self._load_moments(snapshot)
             if snapshot.averages and self.averages:
                 self.averages = self._from_canonical(self.layout.params, self.averages, snapshot.averages)
-            self.count = self._place(jnp.uint32(snapshot.step), jnp.uint32)
+            self.count = self._copy(jnp.uint32(snapshot.step))
         self._step = snapshot.step
 
     def arrays(self) -> dict[str, Any]:
@@ -234,7 +248,8 @@ class JaxState(TrainState):
             grads = optim.clip(grads, clipping)
             return *layout.update(params, moments, averages, grads, hyper), count + 1
 
-        return jax.jit(apply, donate_argnums=(0, 1, 2, 3), out_shardings=self._sharding)
+        params, _, *others = layout.out_shardings
+        return jax.jit(apply, donate_argnums=(0, 1, 2, 3), out_shardings=(params, *others))
 
     def _moment_states(self) -> Any:
         return jax.tree.unflatten(self.layout.moments_tree, self.moments)
@@ -249,7 +264,7 @@ class JaxState(TrainState):
             return
         values = {slot: self._from_canonical(*kept, snapshot.moments[slot]) for slot, kept in self._slots().items()}
         states = optim.with_slots(optimizer, self._moment_states(), values, snapshot.step)
-        self.moments = tuple(self._place(leaf, leaf.dtype) for leaf in jax.tree.leaves(states))
+        self.moments = _place(jax.tree.leaves(states), self.layout.moments)
 
     def _floating_buffers(self) -> tuple[list[naming.Leaf], Leaves]:
         pairs = [pair for pair in zip(self.layout.buffers, self.buffers, strict=True) if is_floating(pair[1])]
@@ -264,22 +279,19 @@ class JaxState(TrainState):
         old = dict(zip(self.layout.buffers, self.buffers, strict=True))
         found = {leaf: snapshot.native.get(f"jax/{leaf.name}") for leaf in self._counters()}
         return {
-            leaf: self._place(from_words(jnp.asarray(words), old[leaf]), None)
+            leaf: self._copy(from_words(jnp.asarray(words), old[leaf]))
             for leaf, words in found.items()
             if words is not None
         }
 
     def _from_canonical(self, names: list[naming.Leaf], old: Leaves, values: Any) -> Leaves:
         return tuple(
-            self._place(leaf.from_canonical(values[leaf.name]), array.dtype)
+            _to_mesh(leaf.from_canonical(values[leaf.name]), array.sharding, array.dtype)
             for leaf, array in zip(names, old, strict=True)
         )
 
-    def _place(self, leaf: Any, dtype: Any) -> jax.Array:
-        """A copy on the mesh; never the caller's own buffer, which the step would donate."""
-        if is_floating(leaf):
-            leaf = leaf.astype(dtype)
-        return jax.device_put(leaf, self._sharding, may_alias=False)
+    def _copy(self, leaf: Any, dtype: Any = None) -> jax.Array:
+        return _to_mesh(leaf, self.layout.shardings.whole, dtype)
 
 
 def bind_random(model: nnx.Module, random: Any) -> None:
@@ -289,7 +301,15 @@ def bind_random(model: nnx.Module, random: Any) -> None:
             module.random = random
 
 
-def _layout(model: nnx.Module, optimizer: OptimizerSpec | None) -> Layout:
+def _to_mesh(leaf: Any, sharding: NamedSharding, dtype: Any = None) -> jax.Array:
+    return place(leaf.astype(dtype) if dtype is not None and is_floating(leaf) else leaf, sharding)
+
+
+def _place(leaves: Sequence[Any], shardings: Sequence[NamedSharding], dtype: Any = None) -> Leaves:
+    return tuple(_to_mesh(leaf, sharding, dtype) for leaf, sharding in zip(leaves, shardings, strict=True))
+
+
+def _layout(model: nnx.Module, optimizer: OptimizerSpec | None, plan: ShardingPlan, mesh: Mesh) -> Layout:
     unpin_types(model)
     model.eval()
     evaluation = nnx.split(model, nnx.Param, ...)[0]
@@ -298,6 +318,7 @@ def _layout(model: nnx.Module, optimizer: OptimizerSpec | None) -> Layout:
     names = naming.leaves(model, nnx.Param)
     built = optim.build(optimizer, names) if optimizer is not None else None
     moments = jax.eval_shape(built.init, tuple(jax.tree.leaves(params))) if built is not None else ()
+    shardings = obey(plan, names, mesh)
     return Layout(
         train=train,
         evaluation=evaluation,
@@ -307,7 +328,25 @@ def _layout(model: nnx.Module, optimizer: OptimizerSpec | None) -> Layout:
         buffers=naming.leaves(model, nnx.Not(nnx.Param)),
         optimizer=built,
         moments_tree=jax.tree.structure(moments),
+        moments=_moment_shardings(built, moments, shardings),
+        shardings=shardings,
     )
+
+
+def _moment_shardings(
+    optimizer: optim.Optimizer | None, states: Any, shardings: Shardings
+) -> tuple[NamedSharding, ...]:
+    """Moments of a parameter's shape lie as it does; counters and factored moments are whole everywhere."""
+    if optimizer is None:
+        return ()
+    of_param = {leaf.name: (leaf, each) for leaf, each in zip(optimizer.leaves, shardings.params, strict=True)}
+    found = {
+        id(value): of_param[leaf.name][1]
+        for slot in optim.slots(optimizer, states).values()
+        for leaf, value in zip(slot.names, slot.values, strict=True)
+        if leaf == of_param[leaf.name][0]
+    }
+    return tuple(found.get(id(leaf), shardings.whole) for leaf in jax.tree.leaves(states))
 
 
 def _optimizer_key(optimizer: OptimizerSpec | None) -> Any:

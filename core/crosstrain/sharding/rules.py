@@ -14,6 +14,18 @@ BATCH_AXES = ("data", "fsdp", "expert")
 SEQUENCE_AXIS = "context"
 """The mesh axis that splits the second dimension of a batch."""
 
+ACTIVATIONS: Mapping[str | None, str | tuple[str, ...]] = MappingProxyType(
+    {
+        "batch": BATCH_AXES,
+        "sequence": SEQUENCE_AXIS,
+        "heads": "tensor",
+        "kv_heads": "tensor",
+        "mlp": "tensor",
+        "vocab": "tensor",
+    }
+)
+"""Meaning of an activation's dimension -> the mesh axes that split it; any other stays whole."""
+
 DEFAULT_RULES: Mapping[str, str | None] = MappingProxyType(
     {
         "vocab": "tensor",
