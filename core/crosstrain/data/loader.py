@@ -13,7 +13,7 @@ from crosstrain.data.position import Position, dump, parse
 from crosstrain.data.prefetch import in_thread, look_ahead
 from crosstrain.data.sources import Arrays, Source, as_source, stack_examples
 from crosstrain.data.stream import Stream
-from crosstrain.data.torch_loader import TorchLoader
+from crosstrain.data.torch_loader import TorchLoader, TorchStream
 from crosstrain.data.transform import Context, TransformLike, compose
 from crosstrain.data.workers import gathering
 from crosstrain.errors import DataError, require_count
@@ -40,13 +40,18 @@ class Loader:
 
     def __init__(self, source: Any, spec: LoaderSpec, placement: Placement) -> None:
         self._spec, self._placement = spec, placement
-        self._torch_loader = TorchLoader.wrap(source)
+        self._source: Source | None = None
+        self._stream: Stream | None = None
+        self._torch_loader, torch_stream = TorchLoader.wrap(source), TorchStream.wrap(source)
         if self._torch_loader is not None:
-            self._source: Source | None = self._torch_loader.examples
+            self._source = self._torch_loader.examples
             self._spec = spec = self._torch_loader.merge(spec)
+        elif torch_stream is not None:
+            self._stream, self._spec = torch_stream, torch_stream.merge(spec)
+            spec = self._spec
         else:
             self._source = as_source(source)
-        self._stream = Stream(source) if self._source is None else None
+            self._stream = Stream(source) if self._source is None else None
         self._transform = None if spec.transform is None else compose(spec.transform)
         self._next = self._position = Position(epoch=0)
         self._iteration: object = None
@@ -118,22 +123,8 @@ class Loader:
     @property
     def resume_note(self) -> str | None:
         """What is not exact when this loader resumes; None when the same batches follow for sure."""
-        if self._torch_loader is not None:
-            return (
-                "Order and position are exact; random numbers that the data set, its workers or collate_fn draw by "
-                "themselves are drawn anew. Augment with transform= instead."
-            )
-        if self._stream is None:
-            return None
-        if self._stream.has_state:
-            return (
-                "The iterable's own state_dict decides what follows: a stream that shuffles through a buffer, as those "
-                "of HF datasets do, loses what the buffer held."
-            )
-        return (
-            "The iterable has no state_dict: the examples before the position are read over, which takes time, and "
-            "the same ones follow only if it gives them in the same order again."
-        )
+        foreign = self._torch_loader or self._stream
+        return None if foreign is None else foreign.resume_note
 
     @property
     def exact_resume(self) -> bool:
@@ -184,13 +175,13 @@ class Loader:
         batches = self._weighed(batches, start)
         local = (batch.local(self._placement.part, self._placement.parts) for batch in batches)
         with gathering(source, self._spec.workers) as gather:
-            fetched: Iterable[tuple[Arrays, tuple[np.ndarray, np.ndarray]]]
+            fetched: Iterable[tuple[tuple[Arrays, Any], tuple[np.ndarray, np.ndarray]]]
             if self._torch_loader:
                 parts = list(local)
-                fetched = zip(self._torch_loader.fetch(rows for rows, _ in parts), parts, strict=True)
+                fetched = zip(self._torch_loader.fetch((rows for rows, _ in parts), start), parts, strict=True)
             else:
-                fetched = ((gather(part[0]), part) for part in local)
-            for batch, (fields, (rows, weights)) in enumerate(fetched, start.batch + 1):
+                fetched = (((gather(part[0]), None), part) for part in local)
+            for batch, ((fields, state), (rows, weights)) in enumerate(fetched, start.batch + 1):
                 context = Context(
                     seed=self._spec.seed,
                     epoch=start.epoch,
@@ -198,7 +189,7 @@ class Loader:
                     example_count=len(source),
                     load=gather,
                 )
-                yield _Local(fields, weights, context, Position(epoch=start.epoch, batch=batch))
+                yield _Local(fields, weights, context, Position(epoch=start.epoch, batch=batch, stream=state))
 
     def _weighed(self, batches: Iterator[BatchRows], start: Position) -> Iterator[BatchRows]:
         """The batches of an epoch; one whose weights in the source are all 0 is refused on every process alike."""
@@ -220,7 +211,7 @@ class Loader:
             pool = pool or window.examples
             if size < self._batch_size:
                 if self._spec.drop_last:
-                    break
+                    continue
                 if self._padded_size is None:
                     self._placement.require_divisible(size, "the last batch")
             rows = pad_rows(np.arange(size), self._padded_size or size, np.arange(size, size + len(pool)))
