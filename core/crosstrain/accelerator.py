@@ -13,7 +13,7 @@ import numpy as np
 
 from crosstrain import backends
 from crosstrain.abstract import abstractmethod
-from crosstrain.data.loader import Loader, LoaderSpec, TransformLike
+from crosstrain.data.loader import Loader, LoaderSpec, TransformLike, TransformOn
 from crosstrain.errors import ConfigError
 from crosstrain.exchange import Call
 from crosstrain.folding import words
@@ -120,7 +120,8 @@ class Accelerator(Inspection, Meshes, Processes):
             ModelError: the model belongs to another framework.
             ConfigError: `optimizer` is not an `OptimizerSpec`.
         """
-        self._check_model(model)
+        if not self._is_native_model(model):
+            backends.raise_wrong_model(model, self.backend, self._native_model)
         if optimizer is not None and not isinstance(optimizer, OptimizerSpec):
             raise ConfigError(
                 f"optimizer must be an OptimizerSpec, got {type(optimizer).__name__}. "
@@ -138,6 +139,7 @@ class Accelerator(Inspection, Meshes, Processes):
         drop_last: bool = False,
         even_batches: bool = True,
         transform: TransformLike | None = None,
+        transform_on: TransformOn = "host",
         workers: int = 0,
         class_counts: Mapping[str, int] | None = None,
     ) -> Loader:
@@ -153,6 +155,8 @@ class Accelerator(Inspection, Meshes, Processes):
             even_batches: pad to one shape that the data axis divides, with examples of the same epoch whose weight
                 is 0 in `batch["weight"]`, so that losses and metrics of `ops` do not count them.
             transform: of `ct.data`, or a function of this process's part of a batch; keeps the number of examples.
+            transform_on: `device` copies images as they are in the source and changes them there (compiled once per
+                shape of batch on JAX); for the transforms of images of `ct.data`. The batches are the same.
             workers: threads that gather a batch; for sources that are slow per example.
             class_counts: field -> number of classes; labels outside [0, count) (other than -100) are refused.
 
@@ -167,6 +171,7 @@ class Accelerator(Inspection, Meshes, Processes):
             drop_last=drop_last,
             even_batches=even_batches,
             transform=transform,
+            transform_on=transform_on,
             workers=workers,
             class_counts=dict(class_counts or {}),
         )
@@ -320,7 +325,3 @@ class Accelerator(Inspection, Meshes, Processes):
 
     @abstractmethod
     def _is_native_model(self, model: Any) -> bool: ...
-
-    def _check_model(self, model: Any) -> None:
-        if not self._is_native_model(model):
-            backends.raise_wrong_model(model, self.backend, self._native_model)

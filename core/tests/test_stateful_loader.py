@@ -22,9 +22,7 @@ pytestmark = [
 
 
 def make(source, *, process=0, processes=1, **spec):
-    placement = Placement(
-        process_index=process, process_count=processes, data_size=processes, float_dtype="float32", put=lambda b: b
-    )
+    placement = Placement(part=process, parts=processes, data_size=processes, float_dtype="float32", put=lambda b: b)
     return Loader(source, LoaderSpec(**{"batch_size": None, "seed": 5, **spec}), placement)
 
 

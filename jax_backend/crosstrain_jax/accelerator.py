@@ -22,6 +22,7 @@ from crosstrain.sharding import plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
 from crosstrain_jax import capture, defaults, evaluation, models, naming, objective, sharding, step
 from crosstrain_jax.collectives import all_gather, read
+from crosstrain_jax.pixels import Augment
 from crosstrain_jax.precision import param_dtype, scope
 from crosstrain_jax.state import JaxState, LayoutCache
 
@@ -111,6 +112,7 @@ class JaxAccelerator(Accelerator):
         self.mesh = sharding.build_mesh(self._devices, self.mesh_sizes)
         self._batch_part = sharding.batch_part(self.mesh)
         self._runtime = objective.Runtime(self.precision, self.mesh, self.seed)
+        self._augment = Augment(self.mesh, self.precision)
 
     def _prepare(self, model: nnx.Module, optimizer: OptimizerSpec | None, average: Averaging | None) -> JaxState:
         shapes = {leaf.name: leaf.canonical_shape for leaf in naming.leaves(model, nnx.Param)}

@@ -19,6 +19,7 @@ from crosstrain.sharding import plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
 from crosstrain_torch import capture, evaluation, models, naming, sharding, step
 from crosstrain_torch.collectives import all_gather
+from crosstrain_torch.pixels import Augment
 from crosstrain_torch.precision import param_dtype
 from crosstrain_torch.state import TorchState, to_numpy
 
@@ -98,6 +99,7 @@ class TorchAccelerator(Accelerator):
         self.mesh = sharding.build_mesh(self.mesh_sizes, self._group, self.device)
         self._batch_part = self.mesh.batch_part
         self._runtime = step.Runtime(self.precision, self.device, self.mesh, self.seed)
+        self._augment = Augment()
 
     def _prepare(self, model: nn.Module, optimizer: OptimizerSpec | None, average: Averaging | None) -> TorchState:
         shapes = {name: tuple(param.shape) for name, param in naming.parameters(model).items()}

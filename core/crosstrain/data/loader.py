@@ -3,18 +3,27 @@
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from crosstrain.data.device import DeviceTransform
 from crosstrain.data.order import BatchRows, batch_count, epoch_batches, pad_rows, padding_weights
-from crosstrain.data.placement import WEIGHT, LoaderSpec, Placement, require_some_weight, require_weights
+from crosstrain.data.placement import (
+    WEIGHT,
+    Augment,
+    LoaderSpec,
+    Placement,
+    TransformOn,
+    require_some_weight,
+    require_weights,
+)
 from crosstrain.data.position import Position, dump, parse
 from crosstrain.data.prefetch import in_thread, look_ahead
 from crosstrain.data.sources import Arrays, Source, as_source, stack_examples
 from crosstrain.data.stream import Stream
 from crosstrain.data.torch_loader import TorchLoader, TorchStream
-from crosstrain.data.transform import Context, TransformLike, compose
+from crosstrain.data.transform import Compose, Context, TransformLike, compose
 from crosstrain.data.workers import gathering
 from crosstrain.errors import DataError, require_count
 
@@ -52,7 +61,7 @@ class Loader:
         else:
             self._source = as_source(source)
             self._stream = Stream(source) if self._source is None else None
-        self._transform = None if spec.transform is None else compose(spec.transform)
+        self._transform, self._on_device = self._compose(spec)
         self._next = self._position = Position(epoch=0)
         self._iteration: object = None
         self._check_workers()
@@ -159,7 +168,17 @@ class Loader:
 
     def _placed(self, start: Position) -> Iterator[tuple[dict[str, Any], Position]]:
         for local in self._from_iterable(start) if self._source is None else self._from_source(start):
-            yield self._placement.put(self._finish(local)), local.after
+            yield self._put(local), local.after
+
+    def _put(self, local: _Local) -> dict[str, Any]:
+        if self._on_device is None:
+            fields = self._transform.apply(local.fields, local.context) if self._transform else local.fields
+            return self._placement.put(self._finish(fields, local))
+        fields, drawn = self._on_device.draw(local.fields, local.context)
+        chain = self._on_device.chain(local.context.epoch, self._placement.float_dtype)
+        put, augment = self._placement.put, self._placement.augment
+        assert augment is not None
+        return augment(chain, put(self._finish(fields, local)), put(self._placement.convert(drawn)))
 
     def _from_source(self, start: Position) -> Iterator[_Local]:
         source = self._source
@@ -224,10 +243,9 @@ class Loader:
         if not pool:
             raise DataError("source must have at least one example, got an iterable that gave none.")
 
-    def _finish(self, local: _Local) -> Arrays:
+    def _finish(self, batch: Arrays, local: _Local) -> Arrays:
         if self._source is None or self._source.fields() is None:
             self._check_labels(local.fields)
-        batch = self._transform.apply(local.fields, local.context) if self._transform else local.fields
         require_weights(batch)
         if self._weighs():
             batch = {**batch, WEIGHT: batch[WEIGHT] * local.weights if WEIGHT in batch else local.weights}
@@ -243,6 +261,16 @@ class Loader:
         return not self._spec.drop_last and len(self._source) % self._batch_size != 0
 
     # Checks, before any device is touched.
+
+    @staticmethod
+    def _compose(spec: LoaderSpec) -> tuple[Compose | None, DeviceTransform | None]:
+        if spec.transform_on not in get_args(TransformOn):
+            raise DataError(f"transform_on must be 'host' or 'device', got transform_on={spec.transform_on!r}.")
+        if spec.transform is None:
+            if spec.transform_on == "device":
+                raise DataError("transform must be given with transform_on='device', got transform=None.")
+            return None, None
+        return compose(spec.transform), DeviceTransform(spec.transform) if spec.transform_on == "device" else None
 
     def _check_workers(self) -> None:
         workers = self._spec.workers
@@ -298,4 +326,4 @@ class Loader:
                 )
 
 
-__all__ = ["WEIGHT", "Loader", "LoaderSpec", "Placement", "TransformLike", "padding_weights"]
+__all__ = ["WEIGHT", "Augment", "Loader", "LoaderSpec", "Placement", "TransformLike", "TransformOn", "padding_weights"]
