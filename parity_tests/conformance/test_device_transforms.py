@@ -25,6 +25,7 @@ CHAINS = {
     "jitter": JITTER,
     "jittered floats": data.compose(JITTER, FLOATS),
     "resize": data.compose(FLOATS, data.resize((6, 13))),
+    "moves": data.compose(data.random_crop(2), data.flip(), data.cutout(3)),
     "all": data.compose(
         data.resize(lambda epoch: 8 + 4 * epoch),
         JITTER,
@@ -64,7 +65,9 @@ def test_the_device_gives_the_bytes_of_the_host(make: Any, name: str) -> None:
     same(on_device, on_host)
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("mixup", np.uint8), ("mixup", np.float64), ("all", np.uint16)])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("mixup", np.uint8), ("mixup", np.float64), ("all", np.uint16), ("moves", np.uint32)]
+)
 def test_other_types_of_images_too(make: Any, name: str, dtype: Any) -> None:
     white = 1 if dtype is np.float64 else np.iinfo(dtype).max
     source = {**SOURCE, "image": (SOURCE["image"] * (white / 255)).astype(dtype)}

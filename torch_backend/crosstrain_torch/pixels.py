@@ -10,6 +10,8 @@ from crosstrain.data.device import Chain
 from crosstrain.data.pixels import Pixels
 
 Batch = dict[str, torch.Tensor]
+# Torch moves few of the wide unsigned types.
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 class TorchPixels(Pixels):
@@ -45,16 +47,29 @@ class TorchPixels(Pixels):
 
     def gather(self, images: torch.Tensor, lines: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """See `Pixels`."""
-        rows = torch.arange(images.shape[0], device=images.device)
-        return images[rows[:, None, None], lines.long()[:, :, None], columns.long()[:, None, :]]
+        batch, height, width, channels = images.shape
+        # Whole lines, then the numbers of each: several times faster than one index of three dimensions.
+        first = torch.arange(0, batch * height, height, device=images.device)[:, None]
+        flat = _movable(images).reshape(batch * height, width * channels)
+        chosen = flat.index_select(0, (first + lines).reshape(-1))
+        numbers = columns.long()[:, :, None] * channels + torch.arange(channels, device=images.device)
+        numbers = numbers.reshape(batch, 1, -1).expand(-1, lines.shape[1], -1)
+        shape = (batch, lines.shape[1], columns.shape[1], channels)
+        return chosen.reshape(batch, lines.shape[1], -1).gather(2, numbers).reshape(shape).view(images.dtype)
 
     def mirror(self, images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """See `Pixels`."""
-        return torch.where(chosen[:, None, None, None], images.flip(2), images)
+        movable = _movable(images)
+        return torch.where(chosen[:, None, None, None], movable.flip(2), movable).view(images.dtype)
 
     def cover(self, images: torch.Tensor, mask: torch.Tensor, others: Any) -> torch.Tensor:
         """See `Pixels`."""
         return torch.where(mask[..., None], others, images)
+
+
+def _movable(images: torch.Tensor) -> torch.Tensor:
+    """The same bits in a type that every operation moves."""
+    return images.view(_SIGNED.get(images.dtype, images.dtype))
 
 
 class Augment:

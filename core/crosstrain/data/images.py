@@ -44,9 +44,7 @@ class _Normalise(ImageTransform):
         # Rows of whole lines: an inner loop over three channels would cost more than the arithmetic.
         shift = np.tile(look.white * mean, width).astype(look.floating)
         scale = np.tile(1.0 / (look.white * std), width).astype(look.floating)
-        lines = ops.cast(images.reshape(-1, width * channels), look.floating.name)
-        lines = ops.product(lines - ops.constant(shift, images), ops.constant(scale, images))
-        return lines.reshape(images.shape)
+        return ops.rescale(images.reshape(-1, width * channels), shift, scale).reshape(images.shape)
 
 
 def normalise(mean: float | Sequence[float], std: float | Sequence[float], *, field: str = "image") -> Transform:

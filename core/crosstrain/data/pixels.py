@@ -61,6 +61,11 @@ class Pixels(abc.ABC):
     def cover(self, images: Any, mask: Any, others: Any) -> Any:
         """`others` (images, or a number of their type) where the mask, (B, H, W), holds; the images elsewhere."""
 
+    def rescale(self, values: Any, shift: np.ndarray, scale: np.ndarray) -> Any:
+        """(values - shift) * scale, in the type of the scale."""
+        shifted = self.cast(values, scale.dtype.name) - self.constant(shift, values)
+        return self.product(shifted, self.constant(scale, values))
+
     def window(self, images: Any, offsets: Any, padding: int, mode: Padding) -> Any:
         """Windows of the old size of images that are padded on every side, each at its offset: (B, 2), line, column."""
         places = []
@@ -147,6 +152,12 @@ class HostPixels(Pixels):
         covered = images.copy()
         covered[mask] = others if np.isscalar(others) else others[mask]
         return covered
+
+    def rescale(self, values: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """See `Pixels`."""
+        rescaled = np.subtract(values, shift, dtype=scale.dtype)
+        rescaled *= scale
+        return rescaled
 
     def window(self, images: np.ndarray, offsets: np.ndarray, padding: int, mode: Padding) -> np.ndarray:
         """See `Pixels`."""
