@@ -16,6 +16,7 @@ from crosstrain.errors import (
     ConfigError,
     CrosstrainError,
     DataError,
+    LaunchError,
     LossError,
     ModelError,
     NonFiniteLossError,
@@ -70,6 +71,7 @@ from crosstrain.trainer import History, Trainer
 
 if TYPE_CHECKING:
     from crosstrain.checkpoint import Best, CheckpointSpec
+    from crosstrain.launch.notebook import notebook_launcher
 
 __all__ = [
     "Accelerator",
@@ -85,6 +87,7 @@ __all__ = [
     "DataError",
     "Gradients",
     "History",
+    "LaunchError",
     "Loss",
     "LossError",
     "MeshSpec",
@@ -120,6 +123,7 @@ __all__ = [
     "multi_step_decay",
     "muon",
     "nadam",
+    "notebook_launcher",
     "one_cycle",
     "one_cycle_momentum",
     "optax_one_cycle",
@@ -141,9 +145,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Checkpoints are imported when they are first asked for."""
+    """Checkpoints and the launcher are imported when they are first asked for."""
     if name in ("Best", "CheckpointSpec"):
         from crosstrain import checkpoint
 
         return getattr(checkpoint, name)
+    if name == "notebook_launcher":
+        from crosstrain.launch.notebook import notebook_launcher
+
+        return notebook_launcher
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,7 +28,7 @@ from crosstrain_jax.state import JaxState, LayoutCache
 
 
 class JaxAccelerator(Accelerator):
-    """See `crosstrain.Accelerator`. With several processes call `jax.distributed.initialize` first."""
+    """See `crosstrain.Accelerator`. `crosstrain launch` starts several processes, or `jax.distributed.initialize`."""
 
     backend: ClassVar[str] = "jax"
     _native_model: ClassVar[str] = "flax.nnx.Module"

@@ -25,7 +25,7 @@ from crosstrain_torch.state import TorchState, to_numpy
 
 
 class TorchAccelerator(Accelerator):
-    """See `crosstrain.Accelerator`. One device per process; `torchrun` starts the processes."""
+    """See `crosstrain.Accelerator`. One device per process; `crosstrain launch` or torchrun starts the processes."""
 
     backend: ClassVar[str] = "torch"
     _native_model: ClassVar[str] = "torch.nn.Module"
