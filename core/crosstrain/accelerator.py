@@ -17,6 +17,7 @@ from crosstrain.data.loader import Loader, LoaderSpec, TransformLike, TransformO
 from crosstrain.errors import ConfigError
 from crosstrain.exchange import Call
 from crosstrain.folding import words
+from crosstrain.handover import HandOver
 from crosstrain.mesh import MeshSpec
 from crosstrain.meshes import Meshes
 from crosstrain.optim import Averaging, OptimizerSpec
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 Platform = Literal["cpu", "gpu", "tpu"]
 
 
-class Accelerator(Inspection, Meshes, Processes):
+class Accelerator(Inspection, HandOver, Meshes, Processes):
     """One training interface over the devices of this run.
 
     `Accelerator("jax")` returns that engine's subclass, as `pathlib.Path` does; `Accelerator()` the installed one's.
@@ -127,7 +128,10 @@ class Accelerator(Inspection, Meshes, Processes):
                 f"optimizer must be an OptimizerSpec, got {type(optimizer).__name__}. "
                 "Use ct.sgd, ct.adamw or another of ct.optim; the engine builds the native optimizer from it."
             )
-        return self._prepare(model, optimizer, average)
+        config = self._config_of(model)  # before FSDP gives the module a class of its own
+        state = self._prepare(model, optimizer, average)
+        state.model_config = config
+        return state
 
     def loader(
         self,
@@ -243,50 +247,6 @@ class Accelerator(Inspection, Meshes, Processes):
             self._agree(Call("a step", tuple((name, words(host[name])) for name in sorted(host))))
         return batch if ready else self._put(self._placement().check(batch))
 
-    def export(
-        self,
-        state: TrainState,
-        path: Path | str,
-        *,
-        loader: "checkpoint.Positioned | None" = None,
-        config: Mapping[str, Any] | None = None,
-    ) -> Path:
-        """Writes a portable checkpoint, which either engine can `restore`; every process calls this.
-
-        Args:
-            state: weights, buffers, moments, averages, step and random state are written.
-            path: a directory that does not exist yet; it appears when all of it is on the disk.
-            loader: the training batches, to go on where they are.
-            config: what else to keep; JSON.
-
-        Raises:
-            CheckpointError: the place exists or cannot be written, or `config` is no JSON.
-        """
-        from crosstrain import checkpoint
-
-        return checkpoint.export(self, state, path, loader=loader, config=config)
-
-    def restore(
-        self, path: Path | str, state: TrainState, *, loader: "checkpoint.Positioned | None" = None, verify: bool = True
-    ) -> "checkpoint.Portable":
-        """Reads what `export` wrote at `path`, on either engine, into a state.
-
-        Args:
-            path: directory of the checkpoint.
-            state: prepared from the same model and optimizer; changed only when everything fits.
-            loader: continues where the exported one was.
-            verify: compare checksums before anything is loaded.
-
-        Returns:
-            The open checkpoint; `manifest.config` is what `export` was given.
-
-        Raises:
-            CheckpointError: damaged, or of another model or optimizer; names the file or the parameter.
-        """
-        from crosstrain import checkpoint
-
-        return checkpoint.restore(self, path, state, loader=loader, verify=verify)
-
     # What an engine gives.
 
     @abstractmethod
@@ -322,6 +282,10 @@ class Accelerator(Inspection, Meshes, Processes):
     @abstractmethod
     def _build_model(self, config: "ModelConfig", weights: Mapping[str, np.ndarray]) -> Any:
         """The paired model of `config`, with `weights` (canonical names and layout, float64)."""
+
+    @abstractmethod
+    def _config_of(self, model: Any) -> "ModelConfig | None":
+        """The config from which `_build_model` makes this very model, untrained; None for a user's own."""
 
     @abstractmethod
     def _is_native_model(self, model: Any) -> bool: ...

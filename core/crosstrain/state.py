@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from crosstrain.errors import ConfigError
 from crosstrain.optim import Averaging, OptimizerSpec, Role
 from crosstrain.sharding import ShardingPlan
 from crosstrain.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from crosstrain.models.spec import ModelConfig
 
 
 class Gradients(abc.ABC):
@@ -38,6 +41,8 @@ class TrainState(abc.ABC):
         self._optimizer, self._average = optimizer, average
         self.sharding_plan = plan
         self._step = 0
+        self.model_config: ModelConfig | None = None
+        """What a paired model was built from; None for a model of the user's own."""
 
     @property
     def step(self) -> int:
@@ -62,6 +67,11 @@ class TrainState(abc.ABC):
                 "Pass one: accelerator.prepare(model, ct.adamw(1e-3))."
             )
         return self._optimizer
+
+    @property
+    def average(self) -> Averaging | None:
+        """The average of the weights that every step updates, if any."""
+        return self._average
 
     @property
     def learning_rate(self) -> float:

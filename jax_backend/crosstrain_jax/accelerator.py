@@ -142,5 +142,8 @@ class JaxAccelerator(Accelerator):
         with scope(self.precision):
             return models.build(config, weights, param_dtype(self.precision))
 
+    def _config_of(self, model: nnx.Module) -> ModelConfig | None:
+        return models.config_of(model)
+
     def _is_native_model(self, model: Any) -> bool:
         return isinstance(model, nnx.Module)

@@ -132,5 +132,8 @@ class TorchAccelerator(Accelerator):
     def _build_model(self, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> nn.Module:
         return models.build(config, weights, param_dtype(self.precision))
 
+    def _config_of(self, model: nn.Module) -> ModelConfig | None:
+        return models.config_of(model)
+
     def _is_native_model(self, model: Any) -> bool:
         return isinstance(model, nn.Module)

@@ -105,7 +105,7 @@ def _quiet() -> Iterator[None]:
 
 def _touch(tensors: list[torch.Tensor]) -> None:
     for tensor in tensors:
-        tensor.zero_()
+        local(tensor).zero_()
 
 
 @torch.no_grad()
