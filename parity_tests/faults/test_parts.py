@@ -12,17 +12,21 @@ from .part import hand_over, resume
 
 STEPS = 3
 # Engine, processes, devices of each.
-PARTS = [("torch", 1, 1), ("torch", 2, 1), ("jax", 2, 2), ("jax", 1, 8), ("torch", 1, 1)]
+FOUR_TO_ONE = [("torch", 4, 1), ("torch", 2, 1), ("torch", 1, 1), ("jax", 1, 8), ("torch", 1, 1)]
+BOTH_SPLIT = [("torch", 2, 1), ("jax", 2, 2), ("torch", 1, 1)]
 
 
 def floats(losses: list[str]) -> np.ndarray:
     return np.array([float.fromhex(each) for each in losses])
 
 
-def test_a_run_goes_through_both_engines_and_every_number_of_processes(tmp_path: Path) -> None:
-    whole = hand_over("torch", tmp_path, before=None, after="whole", steps=STEPS * len(PARTS))
+@pytest.mark.parametrize("parts", [FOUR_TO_ONE, pytest.param(BOTH_SPLIT, marks=pytest.mark.slow)], ids=["4-2-1", "2-2"])
+def test_a_run_goes_through_both_engines_and_numbers_of_processes(
+    tmp_path: Path, parts: list[tuple[str, int, int]]
+) -> None:
+    whole = hand_over("torch", tmp_path, before=None, after="whole", steps=STEPS * len(parts))
     found: list[str] = []
-    for index, (backend, processes, devices) in enumerate(PARTS):
+    for index, (backend, processes, devices) in enumerate(parts):
         options = {"before": str(index - 1) if index else None, "after": str(index), "steps": STEPS}
         if (backend, processes) == ("torch", 1):
             ranks = [hand_over("torch", tmp_path, **options)]  # type: ignore[arg-type]
