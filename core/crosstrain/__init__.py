@@ -65,7 +65,8 @@ from crosstrain.schedules import (
 from crosstrain.scores import f1, perplexity
 from crosstrain.snapshot import Snapshot
 from crosstrain.state import Gradients, TrainState
-from crosstrain.trainer import History, Trainer
+from crosstrain.trainer import Trainer
+from crosstrain.training import History
 
 if TYPE_CHECKING:
     from crosstrain.checkpoint import Best, CheckpointSpec

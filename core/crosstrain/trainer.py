@@ -1,41 +1,23 @@
 """`Trainer`: the training loop, once, for both engines."""
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from crosstrain.accelerator import Accelerator
-from crosstrain.callbacks import Callback, Record, Run, Speed, emit
+from crosstrain.callbacks import Callback, Run
 from crosstrain.data.loader import Loader
 from crosstrain.errors import ConfigError, require_count
-from crosstrain.metrics import Metrics, MetricSum
+from crosstrain.metrics import MetricSum
 from crosstrain.state import TrainState
 from crosstrain.step import LossFn
+from crosstrain.training.history import History
+from crosstrain.training.loop import Loop
 
 if TYPE_CHECKING:
     from crosstrain.checkpoint import CheckpointSpec
-
-
-@dataclass(slots=True)
-class History:
-    """What `fit` logged and evaluated, in order.
-
-    Attributes:
-        train: logged steps.
-        evaluations: evaluations.
-        stop_reason: why the last `fit` ended early, such as `SIGTERM`; None when it came to its end.
-    """
-
-    train: list[Record] = field(default_factory=list)
-    evaluations: list[Record] = field(default_factory=list)
-    stop_reason: str | None = None
-
-    def values(self, name: str) -> np.ndarray:
-        """A logged training metric over time, float64, shape (number of records,)."""
-        return np.array([record.values[name] for record in self.train])
 
 
 class Trainer:
@@ -72,7 +54,7 @@ class Trainer:
         progress: bool = True,
     ) -> None:
         require_count("log_every", log_every)
-        self.accelerator, self.state = accelerator, state
+        self.accelerator, self.state, self.loss_fn = accelerator, state, loss_fn
         self.history = History()
         self._callbacks = tuple(callbacks)
         if progress:
@@ -88,7 +70,6 @@ class Trainer:
             grad_norm=grad_norm,
         )
         self._eval_step = accelerator.eval_step(loss_fn)
-        self._pending: tuple[int, int, Metrics] | None = None
 
     def fit(
         self,
@@ -120,27 +101,15 @@ class Trainer:
             NonFiniteLossError: the accelerator's `nan_policy` is `raise`, and a loss was not finite.
         """
         run = self._begin(loader, epochs, steps)
-        self._active = self._callbacks + self._saving(run, loader, checkpoints, resume)
-        self._speed = Speed(self.state.step, loader.batch_size)
-        try:
-            emit(self._active, "on_fit_begin", run)
-            first = run.epoch
-            for run.epoch in itertools.count(first) if epochs is None else range(first, epochs):
-                self._epoch(run, loader)
-                if run.stops_at_once:
-                    break
-                if eval_loader is not None:
-                    self._evaluate_in_fit(run, eval_loader)
-                emit(self._active, "on_epoch_end", run)
-                if run.stop_reason or run.step == run.total_steps:
-                    break
-            self._step.finish()
-        except BaseException as error:
-            emit(self._active, "on_exception", run, error)
-            raise
-        finally:
-            self.history.stop_reason = run.stop_reason
-            emit(self._active, "on_fit_end", run)
+        loop = Loop(
+            run,
+            self._callbacks + self._saving(run, loader, checkpoints, resume),
+            self._step,
+            self.history,
+            log_every=self._log_every,
+            evaluate=None if eval_loader is None else partial(self.evaluate, eval_loader),
+        )
+        loop(loader)
         return self.history
 
     def evaluate(self, loader: Loader) -> dict[str, float]:
@@ -171,6 +140,7 @@ class Trainer:
             if value is not None:
                 require_count(name, value)
         return Run(
+            trainer=self,
             state=self.state,
             is_main_process=self.accelerator.is_main_process,
             batch_size=loader.batch_size,
@@ -194,39 +164,6 @@ class Trainer:
         if resume:
             saver.resume(run)
         return (saver,)
-
-    def _epoch(self, run: Run, loader: Loader) -> None:
-        emit(self._active, "on_epoch_begin", run)
-        if run.total_steps is not None and run.step >= run.total_steps:
-            return
-        for batch in loader:
-            metrics = self._step(self.state, batch)
-            run.step += 1
-            # The values of the step before are read now, while the device is busy with this one.
-            self._flush(run)
-            if run.step % self._log_every == 0 or run.step == run.total_steps:
-                self._pending = (self.state.step, run.epoch, metrics)
-            emit(self._active, "on_step_end", run, metrics)
-            if run.stop_reason or run.step == run.total_steps:
-                break
-        self._flush(run)
-
-    def _flush(self, run: Run) -> None:
-        if self._pending is None:
-            return
-        step, epoch, metrics = self._pending
-        self._pending = None
-        values = dict(metrics)  # waits for that step, so the clock is read when it is done
-        record = Record(step=step, epoch=epoch, values=values | {"examples_per_second": self._speed.lap(step)})
-        self.history.train.append(record)
-        emit(self._active, "on_log", run, record)
-
-    def _evaluate_in_fit(self, run: Run, eval_loader: Loader) -> None:
-        with self._speed.paused():
-            values = self.evaluate(eval_loader)
-        record = Record(step=self.state.step, epoch=run.epoch, values=values)
-        self.history.evaluations.append(record)
-        emit(self._active, "on_evaluate_end", run, record)
 
 
 def _known_steps(loader: Loader, epochs: int) -> int | None:
