@@ -71,7 +71,7 @@ class Program:
         precision = self.runtime.precision
         train = random is not None
         cast = compute_params if casts(precision) else lambda leaves, _: leaves
-        model = self.layout.merge(cast(params, precision), buffers, train=train)
+        model = self.layout.merge(cast(self.layout.hold(params), precision), buffers, train=train)
         models = [
             layout.merge(cast(arrays[0], precision), arrays[1], train=train)
             for layout, arrays in zip(self.others, others, strict=True)

@@ -6,7 +6,7 @@ in `prepare`; the step donates the leaves, and a live model is rebuilt only when
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -38,8 +38,10 @@ class Layout:
     buffers_tree: Any
     params: list[naming.Leaf]
     buffers: list[naming.Leaf]
-    optimizer: optim.Optimizer | None
+    optimizer: optim.Grouped | None
     moments_tree: Any
+    frozen: tuple[bool, ...] = ()
+    held: frozenset[int] = frozenset()
     applied: dict[Clipping, Callable[..., Any]] = field(default_factory=dict)
 
     def update(
@@ -48,8 +50,12 @@ class Layout:
         """One optimizer update inside a compiled step, then the average; `hyper` is `TrainState.hyper` as an array."""
         assert self.optimizer is not None
         state = jax.tree.unflatten(self.moments_tree, moments)
-        params, state = self.optimizer.update(params, state, grads, hyper[0], hyper[1])
+        params, state = self.optimizer.update(params, state, grads, (hyper[0], hyper[1]), self.frozen)
         return params, tuple(jax.tree.leaves(state)), optim.update_average(averages, params, hyper[2])
+
+    def hold(self, params: Leaves) -> Leaves:
+        """The parameters, with no gradient of those that this step leaves as they are."""
+        return tuple(jax.lax.stop_gradient(p) if place in self.held else p for place, p in enumerate(params))
 
     def merge(self, params: Sequence[Any], buffers: Sequence[Any], *, train: bool) -> nnx.Module:
         """A model made of these arrays."""
@@ -73,10 +79,11 @@ class LayoutCache:
     def __init__(self) -> None:
         self._layouts: dict[Any, Layout] = {}
 
-    def intern(self, layout: Layout, optimizer_key: Any) -> Layout:
+    def intern(self, layout: Layout) -> Layout:
         """The layout that was seen first with this structure; `layout` itself when the model cannot be compared."""
         shapes = tuple(leaf.shape for leaf in (*layout.params, *layout.buffers))
-        key = (layout.train, layout.params_tree, layout.buffers_tree, shapes, optimizer_key)
+        compiled = None if layout.optimizer is None else (layout.optimizer.key(), layout.frozen)
+        key = (layout.train, layout.params_tree, layout.buffers_tree, shapes, compiled)
         try:
             return self._layouts.setdefault(key, layout)
         except TypeError:  # a module with an attribute that cannot be hashed
@@ -111,7 +118,8 @@ class JaxState(TrainState):
         self._precision = precision
         self._sharding = sharding.replicated(mesh)
         with scope(precision):
-            self.layout = layouts.intern(_layout(model, optimizer), _optimizer_key(optimizer))
+            self._layouts, self._base = layouts, _layout(model, optimizer)
+            self._phases: dict[tuple[bool, ...], Layout] = {}
             params, buffers = nnx.split(model, nnx.Param, ...)[1:]
             dtype = param_dtype(precision)
             self.params: Leaves = tuple(self._place(leaf, dtype) for leaf in jax.tree.leaves(params))
@@ -123,6 +131,16 @@ class JaxState(TrainState):
             kept = self.params if average is not None else ()
             self.averages: Leaves = tuple(self._place(leaf, leaf.dtype) for leaf in kept)
             self.count = self._place(jnp.uint32(0), jnp.uint32)
+
+    @property
+    def layout(self) -> Layout:
+        """The structure of the step that comes next: one for each set of parameters that stand still."""
+        optimizer = self._base.optimizer
+        frozen = () if optimizer is None else optimizer.frozen_at(self._step)
+        if frozen not in self._phases:
+            held = frozenset[int]() if optimizer is None else optimizer.held(frozen)
+            self._phases[frozen] = self._layouts.intern(replace(self._base, frozen=frozen, held=held, applied={}))
+        return self._phases[frozen]
 
     @property
     def model(self) -> nnx.Module:
@@ -234,6 +252,17 @@ class JaxState(TrainState):
 
         return jax.jit(apply, donate_argnums=(0, 1, 2, 3), out_shardings=self._sharding)
 
+    def _regroup(self) -> None:
+        slots = self._slots().items()
+        kept = {slot: {leaf.name: value for leaf, value in zip(*each, strict=True)} for slot, each in slots}
+        with scope(self._precision):
+            built = optim.build(self.optimizer, self._base.params)
+            states = built.init(self.params)
+            self._base, self._phases = replace(self._base, optimizer=built, moments_tree=jax.tree.structure(states)), {}
+            order = optim.slots(built, states)
+            values = {slot: tuple(kept[slot][leaf.name] for leaf in each.names) for slot, each in order.items()}
+            self._set_moments(values, states, self._step)
+
     def _moment_states(self) -> Any:
         return jax.tree.unflatten(self.layout.moments_tree, self.moments)
 
@@ -246,7 +275,11 @@ class JaxState(TrainState):
         if optimizer is None or not snapshot.moments:
             return
         values = {slot: self._from_canonical(*kept, snapshot.moments[slot]) for slot, kept in self._slots().items()}
-        states = optim.with_slots(optimizer, self._moment_states(), values, snapshot.step)
+        self._set_moments(values, self._moment_states(), snapshot.step)
+
+    def _set_moments(self, values: Mapping[str, Leaves], states: Any, step: int) -> None:
+        assert self._base.optimizer is not None
+        states = optim.with_slots(self._base.optimizer, self.optimizer, states, values, step)
         self.moments = tuple(self._place(leaf, leaf.dtype) for leaf in jax.tree.leaves(states))
 
     def _floating_buffers(self) -> tuple[list[naming.Leaf], Leaves]:
@@ -306,14 +339,6 @@ def _layout(model: nnx.Module, optimizer: OptimizerSpec | None) -> Layout:
         optimizer=built,
         moments_tree=jax.tree.structure(moments),
     )
-
-
-def _optimizer_key(optimizer: OptimizerSpec | None) -> Any:
-    """What of a spec is compiled: all but the schedule."""
-    if optimizer is None:
-        return None
-    fields = optimizer.__dataclass_fields__
-    return type(optimizer), tuple(getattr(optimizer, name) for name in fields if name != "learning_rate")
 
 
 def _shapes(names: list[naming.Leaf]) -> dict[str, tuple[int, ...]]:

@@ -104,7 +104,7 @@ def test_callbacks_have_an_event_in_the_order_in_which_they_were_given(make: Mak
 
 
 def test_an_event_that_does_not_exist_is_refused_when_the_class_is_made() -> None:
-    with pytest.raises(ct.ConfigError, match="events must be among on_fit_begin, .*got on_batch_end in Wrong"):
+    with pytest.raises(ct.ConfigError, match=r"events must be among on_fit_begin, .*got on_batch_end in Wrong"):
 
         class Wrong(ct.Callback):
             def on_batch_end(self) -> None:

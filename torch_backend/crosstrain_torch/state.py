@@ -55,8 +55,10 @@ class TorchState(TrainState):
                 synchronise(module, group)
         self.dropouts = [m for m in model.modules() if isinstance(m, Dropout) and m.rate]
         self.params = naming.parameters(model)
-        self.trained = [param for param in self.params.values() if param.requires_grad]
-        self.native_optimizer = optim.build(optimizer, model) if optimizer is not None else None
+        self._trainable = {name: param for name, param in self.params.items() if param.requires_grad}
+        self.trained = list(self._trainable.values())
+        self.native_optimizer = optim.build(optimizer, model, self._trainable) if optimizer is not None else None
+        self.frozen_groups: tuple[bool, ...] = ()
         self.reading: Future[None] | None = None
         self.averages = {name: p.detach().clone() for name, p in self.params.items()} if average is not None else {}
 
@@ -76,6 +78,21 @@ class TorchState(TrainState):
         roles = naming.roles(self._model)
         return {name: roles[name] for name in self.params}
 
+    def hold(self) -> None:
+        """Asks for no gradients of the parameters that the next step leaves as they are, and again for the others'."""
+        if self.native_optimizer is None:
+            return
+        groups = self.native_optimizer.param_groups
+        frozen = tuple(group["settings"].frozen_at(self._step) for group in groups) if self.optimizer.layers else ()
+        frozen = frozen if any(frozen) else ()
+        if frozen == self.frozen_groups:
+            return
+        self.frozen_groups = frozen
+        held = {param for yes, group in zip(frozen, groups, strict=False) if yes for param in group["params"]}
+        self.trained = [param for param in self._trainable.values() if param not in held]
+        for param in self._trainable.values():
+            param.requires_grad_(param not in held)
+
     def take_gradients(self) -> TorchGradients:
         """Moves the gradients out of the parameters."""
         grads = [param.grad for param in self.params.values()]
@@ -90,8 +107,9 @@ class TorchState(TrainState):
         if not isinstance(gradients, TorchGradients) or not self._owns(gradients):
             raise foreign_gradients(gradients)
         clipping = Clipping(norm=clip_norm, value=clip_value)
+        self.hold()
         for param, grad in zip(self.params.values(), gradients.grads, strict=True):
-            param.grad = grad
+            param.grad = grad if param.requires_grad else None
         optim.clip(self.gradient_list(), clipping)
         self.update(*self.hyper())
         self._step += 1
@@ -123,7 +141,7 @@ class TorchState(TrainState):
 
     def to_gradients(self, values: Mapping[str, np.ndarray]) -> TorchGradients:
         """See `crosstrain.TrainState`."""
-        trained = {name: param for name, param in self.params.items() if param.requires_grad}
+        trained = self._trainable
         check_names("gradients", {name: tuple(param.shape) for name, param in trained.items()}, values)
         grads = {name: torch.empty_like(param.detach()) for name, param in trained.items()}
         copy_into(grads, values)
@@ -180,6 +198,18 @@ class TorchState(TrainState):
             **{f"moments/{slot}": kept for slot, kept in self._moments().items()},
             "native": {f"torch/{name}": values for name, values in counters.items()},
         }
+
+    def _regroup(self) -> None:
+        old = self.native_optimizer
+        assert old is not None
+        self.native_optimizer = new = optim.build(self.optimizer, self._model, self._trainable)
+        for param, kept in old.state.items():
+            new.state[param] = kept
+        optim.set_counters(self.optimizer, new, self._step)
+        self.frozen_groups = ()
+        self.trained = list(self._trainable.values())
+        for param in self.trained:
+            param.requires_grad_(True)
 
     def _wait_for_readers(self) -> None:
         reading, self.reading = self.reading, None

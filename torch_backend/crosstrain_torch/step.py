@@ -81,6 +81,7 @@ class Gradient:
 
     def __call__(self, state: TorchState, batch: Batch, others: tuple[TorchState, ...]) -> Outputs:
         """Gradients of sum / weight over the global batch; returns the global sums and weights."""
+        state.hold()
         objective = self._objective(state, others)
         if self._count == 1 and self._runtime.group is None:
             outputs = self._forward(objective, state, batch, others, self._rows(batch))
@@ -143,7 +144,8 @@ class Gradient:
 
     def _objective(self, state: TorchState, others: tuple[TorchState, ...]) -> nn.Module:
         cache = self._objectives.setdefault(state, {})
-        key = tuple(id(other) for other in others)
+        # DistributedDataParallel reduces what had a gradient when it was made.
+        key = (state.frozen_groups, *(id(other) for other in others))
         if key not in cache:
             objective: nn.Module = Objective(self._loss_fn, state.model, tuple(other.model for other in others))
             if self._runtime.group is not None:

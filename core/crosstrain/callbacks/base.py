@@ -114,9 +114,9 @@ class Callback:
     """Base class; override what you need. Events of one `fit`, in order:
 
     `on_fit_begin`, then per epoch `on_epoch_begin`, per step `on_step_begin`, `on_step_end` and at logging time
-    `on_log` (one step late), `on_evaluate_begin` and `on_evaluate_end` where there is an evaluation loader, `on_epoch_end`;
-    `on_exception` when anything raised; `on_fit_end` always, last. Of several callbacks each has an event in the order
-    in which they were given.
+    `on_log` (one step late), `on_evaluate_begin` and `on_evaluate_end` where there is an evaluation loader,
+    `on_epoch_end`; `on_exception` when anything raised; `on_fit_end` always, last. Of several callbacks each has an
+    event in the order in which they were given.
 
     Raises:
         ConfigError: a subclass defines an event that does not exist, when the class is made.

@@ -15,6 +15,7 @@ from crosstrain.schedules.one_cycle import (
     one_cycle_momentum,
     optax_one_cycle,
 )
+from crosstrain.schedules.override import Override
 from crosstrain.schedules.step import MultiStepDecay, StepDecay, multi_step_decay, step_decay
 from crosstrain.schedules.torch_one_cycle import (
     TorchOneCycle,
@@ -42,6 +43,7 @@ __all__ = [
     "OneCycle",
     "OneCycleMomentum",
     "OptaxOneCycle",
+    "Override",
     "Polynomial",
     "Schedule",
     "StepDecay",

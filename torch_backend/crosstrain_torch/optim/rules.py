@@ -1,6 +1,6 @@
 """Which rule belongs to which spec."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -40,8 +40,8 @@ RULES: Mapping[type[OptimizerSpec], Rule] = {
 }
 
 
-def build(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """The torch optimizer of a spec over a model's trained parameters; its rate is set before every step.
+def build(spec: OptimizerSpec, model: nn.Module, trained: Collection[str]) -> torch.optim.Optimizer:
+    """The torch optimizer of a spec over parameters of a model by name; its rate is set before every step.
 
     Raises:
         ConfigError: a spec this engine does not know.
@@ -53,7 +53,7 @@ def build(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimizer:
     groups: dict[Any, list[nn.Parameter]] = {}
     roles = naming.roles(model)
     for name, param in naming.parameters(model).items():
-        if param.requires_grad:
+        if name in trained:
             key = (spec.settings(name, roles[name]), rule.kind(spec, roles[name], param.ndim))
             groups.setdefault(key, []).append(param)
     optimizer = rule.build(
@@ -63,6 +63,7 @@ def build(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimizer:
                 "params": params,
                 "weight_decay": settings.weight_decay,
                 "rate_scale": settings.rate_scale,
+                "settings": settings,
                 "kind": kind,
             }
             for (settings, kind), params in groups.items()
