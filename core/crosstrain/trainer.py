@@ -15,12 +15,14 @@ from crosstrain.state import TrainState
 from crosstrain.step import LossFn
 from crosstrain.training.history import History
 from crosstrain.training.loop import Loop
+from crosstrain.training.lr_find import RangeCurve, RangeTest, range_test
+from crosstrain.training.recipes import Recipes
 
 if TYPE_CHECKING:
     from crosstrain.checkpoint import CheckpointSpec
 
 
-class Trainer:
+class Trainer(Recipes):
     """Trains, evaluates and predicts with one state.
 
     Args:
@@ -31,6 +33,9 @@ class Trainer:
         clip_norm: see `StepOptions`.
         clip_value: see `StepOptions`.
         grad_norm: see `StepOptions`.
+        layers: layer groups from first to last, one regular expression each, searched in canonical names; every
+            parameter belongs to exactly one. For rates of layers and for `fine_tune`. By default the last layer, where
+            names tell which it is (`head`, `lm_head`, `classifier`, `fc`, the highest number), and all before it.
         log_every: optimizer steps between reads of the metrics.
         callbacks: called in this order.
         progress: show a progress bar on the terminal of the main process.
@@ -49,6 +54,7 @@ class Trainer:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         grad_norm: bool = False,
+        layers: Sequence[str] = (),
         log_every: int = 10,
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
@@ -56,6 +62,7 @@ class Trainer:
         require_count("log_every", log_every)
         self.accelerator, self.state, self.loss_fn = accelerator, state, loss_fn
         self.history = History()
+        self._set_layers(layers)
         self._callbacks = tuple(callbacks)
         if progress:
             from crosstrain.progress import ProgressBar
@@ -111,6 +118,21 @@ class Trainer:
         )
         loop(loader)
         return self.history
+
+    def lr_find(self, loader: Loader, test: RangeTest | None = None) -> RangeCurve:
+        """The learning-rate range test: the loss at rates that grow, and what to read off it.
+
+        Weights, moments, averages, step, random state and the loader's position are afterwards what they were, bit for
+        bit; histories and callbacks hear nothing of it.
+
+        Args:
+            loader: training batches; read from where it stands, over as many epochs as it takes.
+            test: first and last rate, steps, and where to stop; by default 1e-7 to 10 in 100 steps, as fastai.
+
+        Returns:
+            The curve: `curve.valley` is fastai's suggestion, `curve.plot("lr.png")` and `print(curve.text())` show it.
+        """
+        return range_test(self._step, self.state, loader, test or RangeTest())
 
     def evaluate(self, loader: Loader) -> dict[str, float]:
         """Loss and metrics over all examples of a loader, each example counted once; the state does not change."""
