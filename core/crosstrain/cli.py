@@ -10,6 +10,7 @@ from crosstrain.demo import demo
 from crosstrain.environment import env
 from crosstrain.errors import CrosstrainError
 from crosstrain.parity.command import parity
+from crosstrain.training.command import lr_find
 
 
 def main() -> None:
@@ -18,7 +19,7 @@ def main() -> None:
     for each in (inspect, verify, diff, convert):
         checkpoint.command(each)
     app = SubcommandApp()
-    for command in (demo, env, parity):
+    for command in (demo, env, lr_find, parity):
         app.command(command)
     app.command(checkpoint, name="checkpoint", help="Looks into checkpoints, compares and converts them.")
     try:

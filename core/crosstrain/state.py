@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -204,6 +204,13 @@ class TrainState(abc.ABC):
 
         Raises:
             ConfigError: names or shapes that this model does not have, or moments of another optimizer.
+        """
+
+    @abc.abstractmethod
+    def keep(self) -> Callable[[], None]:
+        """Copies all of this state on its devices; the result puts it back, bit for bit, once.
+
+        For trying steps and taking them back, with the optimizer that the state has now; a `snapshot` is for keeping.
         """
 
     @abc.abstractmethod

@@ -196,9 +196,6 @@ def _known_steps(loader: Loader, epochs: int) -> int | None:
 
 
 def _once(loader: Loader) -> Iterator[dict[str, Any]]:
-    """One pass that leaves the loader at the epoch where it was, so that evaluating changes no order."""
-    epoch = loader.epoch
-    try:
+    """One pass that leaves the loader where it was, so that evaluating changes no order."""
+    with loader.aside():
         yield from loader
-    finally:
-        loader.set_epoch(epoch)

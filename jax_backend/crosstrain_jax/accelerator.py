@@ -21,8 +21,9 @@ from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
 from crosstrain_jax import capture, defaults, evaluation, models, objective, sharding, step
 from crosstrain_jax.collectives import all_gather, read
+from crosstrain_jax.layout import LayoutCache
 from crosstrain_jax.precision import param_dtype, scope
-from crosstrain_jax.state import JaxState, LayoutCache
+from crosstrain_jax.state import JaxState
 
 
 class JaxAccelerator(Accelerator):

@@ -1,6 +1,6 @@
 """`TorchState`: a live nn.Module and its native optimizer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -187,6 +187,23 @@ class TorchState(TrainState):
         if self.native_optimizer is not None:
             optim.set_counters(self.optimizer, self.native_optimizer, step)
         self._step = step
+
+    def keep(self) -> Callable[[], None]:
+        """See `crosstrain.TrainState`."""
+        optimizer, step = self.native_optimizer, self._step
+        changing, steady = self.tensors()
+        live = {**changing, **steady}
+        copies = {name: tensor.clone() for name, tensor in live.items()}
+        kept = [] if optimizer is None else [each for state in optimizer.state.values() for each in state.values()]
+        own = [tensor.clone() for tensor in kept]
+
+        def put_back() -> None:
+            self.set_tensors(copies, step)
+            with torch.no_grad():
+                for target, values in zip(kept, own, strict=True):
+                    target.copy_(values)
+
+        return put_back
 
     def _sections(self) -> dict[str, dict[str, torch.Tensor]]:
         """The live tensors under the names of `Snapshot.sections`."""

@@ -1,7 +1,7 @@
 """The learning-rate range test: rates that grow at every step, until the loss leaves; then everything as it was before.
 
-Source: Smith 2017 (section 3.3) in fastai's form (`LRFinder`): exponential rates, the loss smoothed with bias correction
-(`AvgSmoothLoss`), and an end where it is four times its best.
+Source: Smith 2017 (section 3.3) in fastai's form (`LRFinder`): exponential rates, the loss smoothed with bias
+correction (`AvgSmoothLoss`), and an end where it is four times its best.
 """
 
 import itertools
@@ -118,18 +118,18 @@ class RangeCurve:
 
 def range_test(step: TrainStep, state: TrainState, loader: Loader, test: RangeTest) -> RangeCurve:
     """Runs the range test, and puts state, optimizer and loader back bit for bit, also after an exception."""
-    kept, position, optimizer = state.snapshot(), loader.state_dict(), state.optimizer
+    put_back, optimizer = state.keep(), state.optimizer
     rates = lr_range(test.start, test.end, test.steps)
     planned = Override(base=optimizer.learning_rate, part=rates, start=state.step, end=state.step + test.steps)
     # Layers keep their own shares of the rate, and what is frozen stays so.
     state.change_optimizer(replace(optimizer, learning_rate=planned))
     try:
-        losses = _losses(step, state, loader, test)
+        with loader.aside():
+            losses = _losses(step, state, loader, test)
     finally:
         _drop_last_check(step)
-        state.load(kept)
         state.change_optimizer(optimizer)
-        loader.load_state_dict(position)
+        put_back()
     return RangeCurve(
         rates=rates.table(test.steps)[: len(losses)],
         losses=losses,

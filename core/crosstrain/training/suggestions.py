@@ -1,7 +1,7 @@
 """What to read off the curve of a learning-rate range test: fastai's suggestions, as formulas over plain arrays.
 
-Every function takes rates (ascending) and smoothed losses, float64, shape (n,), n >= 2, and returns one of the rates or,
-for `minimum`, a tenth of one. Source: fastai's callback/schedule.py (`valley`, `steep`, `minimum`).
+Every function takes rates (ascending) and smoothed losses, float64, shape (n,), n >= 2, and returns one of the rates,
+`minimum` a tenth of one. Source: fastai's callback/schedule.py (`valley`, `steep`, `minimum`).
 """
 
 from collections.abc import Callable, Mapping
