@@ -3,9 +3,10 @@
 Importing this package loads neither framework; `Accelerator("jax")` and `Accelerator("torch")` do.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from crosstrain import data, models, random
+from crosstrain import callbacks, data, models, random
 from crosstrain._version import __version__
 from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback
@@ -74,6 +75,8 @@ from crosstrain.training import History
 
 if TYPE_CHECKING:
     from crosstrain.checkpoint import Best, CheckpointSpec
+    from crosstrain.training.lr_find import RangeCurve, RangeTest
+    from crosstrain.training.plans import Cycle
 
 __all__ = [
     "Accelerator",
@@ -86,6 +89,7 @@ __all__ = [
     "CollectiveError",
     "ConfigError",
     "CrosstrainError",
+    "Cycle",
     "DataError",
     "Gradients",
     "History",
@@ -101,6 +105,8 @@ __all__ = [
     "OptimizerSpec",
     "ParamGroup",
     "Precision",
+    "RangeCurve",
+    "RangeTest",
     "Schedule",
     "Snapshot",
     "TrainState",
@@ -110,6 +116,7 @@ __all__ = [
     "adagrad",
     "adam",
     "adamw",
+    "callbacks",
     "constant",
     "cosine",
     "data",
@@ -146,10 +153,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Checkpoints are imported when they are first asked for."""
-    if name in ("Best", "CheckpointSpec"):
-        from crosstrain import checkpoint
+_HOMES = {
+    "Best": "checkpoint",
+    "CheckpointSpec": "checkpoint",
+    "Cycle": "training.plans",
+    "RangeCurve": "training.lr_find",
+    "RangeTest": "training.lr_find",
+}
 
-        return getattr(checkpoint, name)
+
+def __getattr__(name: str) -> Any:
+    """Checkpoints and what only some calls need are imported when they are first asked for."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback, Run
-from crosstrain.data.loader import Loader
+from crosstrain.data.phases import Batches
 from crosstrain.errors import ConfigError, require_count
 from crosstrain.metrics import MetricSum
 from crosstrain.state import TrainState
@@ -80,11 +80,11 @@ class Trainer(Recipes):
 
     def fit(
         self,
-        loader: Loader,
+        loader: Batches,
         *,
         epochs: int | None = None,
         steps: int | None = None,
-        eval_loader: Loader | None = None,
+        eval_loader: Batches | None = None,
         checkpoints: "CheckpointSpec | None" = None,
         resume: Literal["auto"] | None = None,
     ) -> History:
@@ -119,7 +119,7 @@ class Trainer(Recipes):
         loop(loader)
         return self.history
 
-    def lr_find(self, loader: Loader, test: RangeTest | None = None) -> RangeCurve:
+    def lr_find(self, loader: Batches, test: RangeTest | None = None) -> RangeCurve:
         """The learning-rate range test: the loss at rates that grow, and what to read off it.
 
         Weights, moments, averages, step, random state and the loader's position are afterwards what they were, bit for
@@ -134,14 +134,14 @@ class Trainer(Recipes):
         """
         return range_test(self._step, self.state, loader, test or RangeTest())
 
-    def evaluate(self, loader: Loader) -> dict[str, float]:
+    def evaluate(self, loader: Batches) -> dict[str, float]:
         """Loss and metrics over all examples of a loader, each example counted once; the state does not change."""
         total = MetricSum()
         for batch in _once(loader):
             total.add(self._eval_step(self.state, batch))
         return total.result()
 
-    def predict(self, loader: Loader, predict_fn: Callable[..., Any]) -> dict[str, np.ndarray]:
+    def predict(self, loader: Batches, predict_fn: Callable[..., Any]) -> dict[str, np.ndarray]:
         """What `predict_fn(model, batch, ops)` gives for all examples of a loader, in their order.
 
         Args:
@@ -155,7 +155,7 @@ class Trainer(Recipes):
         parts = [step(self.state, batch) for batch in _once(loader)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
-    def _begin(self, loader: Loader, epochs: int | None, steps: int | None) -> Run:
+    def _begin(self, loader: Batches, epochs: int | None, steps: int | None) -> Run:
         if (epochs is None) == (steps is None):
             raise ConfigError(f"give either epochs or steps, got epochs={epochs} and steps={steps}.")
         for name, value in (("epochs", epochs), ("steps", steps)):
@@ -171,7 +171,7 @@ class Trainer(Recipes):
         )
 
     def _saving(
-        self, run: Run, loader: Loader, checkpoints: "CheckpointSpec | None", resume: str | None
+        self, run: Run, loader: Batches, checkpoints: "CheckpointSpec | None", resume: str | None
     ) -> tuple[Callback, ...]:
         if resume not in (None, "auto") or (resume and checkpoints is None):
             raise ConfigError(
@@ -188,14 +188,14 @@ class Trainer(Recipes):
         return (saver,)
 
 
-def _known_steps(loader: Loader, epochs: int) -> int | None:
+def _known_steps(loader: Batches, epochs: int) -> int | None:
     try:
-        return len(loader) * epochs
+        return loader.steps(epochs)
     except TypeError:
         return None
 
 
-def _once(loader: Loader) -> Iterator[dict[str, Any]]:
+def _once(loader: Batches) -> Iterator[dict[str, Any]]:
     """One pass that leaves the loader where it was, so that evaluating changes no order."""
     with loader.aside():
         yield from loader

@@ -156,5 +156,5 @@ def test_a_script_that_does_not_give_a_trainer_is_refused(backend: str, tmp_path
         script.write_text(text)
         with pytest.raises(ct.ConfigError, match=message):
             lr_find(script, backend=backend)
-    with pytest.raises(ct.ConfigError, match="the script must be a Python file, got .*which does not exist"):
+    with pytest.raises(ct.ConfigError, match=r"the script must be a Python file, got .*which does not exist"):
         lr_find(tmp_path / "none.py")

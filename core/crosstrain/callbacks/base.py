@@ -22,7 +22,7 @@ class Run:
         trainer: whose `fit` it is: its accelerator, loss function and history.
         state: the state in training.
         is_main_process: whether this process prints and writes.
-        batch_size: real examples in a full global batch.
+        batch_size: real examples in a full global batch of this epoch.
         epochs: how many this call trains for; None when it counts steps.
         total_steps: optimizer steps of this call; None when not known.
         epoch: the current one, 0-based, of this call.
@@ -45,11 +45,12 @@ class Run:
     started: float = field(default_factory=time.perf_counter)
 
     def stop(self, reason: str, *, at_once: bool = False) -> None:
-        """Ends training after the current step, with a last evaluation unless `at_once`.
+        """Ends training after the current step, with a last evaluation unless `at_once`; the first reason stays.
 
         Every process must come to the same decision.
         """
-        self.stop_reason, self.stops_at_once = reason, at_once
+        self.stop_reason = self.stop_reason or reason
+        self.stops_at_once = self.stops_at_once or at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +78,13 @@ class Speed:
     """
 
     def __init__(self, step: int, batch_size: int, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._step, self._batch_size, self._clock = step, batch_size, clock
+        self._step, self.batch_size, self._clock = step, batch_size, clock
         self._then = clock()
 
     def lap(self, step: int) -> float:
         """The speed since the last lap, now that `step` steps are done; the first one includes compilation."""
         now = self._clock()
-        speed = (step - self._step) * self._batch_size / max(now - self._then, 1e-9)
+        speed = (step - self._step) * self.batch_size / max(now - self._then, 1e-9)
         self._step, self._then = step, now
         return speed
 

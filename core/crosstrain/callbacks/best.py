@@ -4,7 +4,7 @@ import dataclasses
 
 from crosstrain.callbacks.base import Callback, Record, Run
 from crosstrain.callbacks.monitor import Mode, Monitor
-from crosstrain.data.loader import Loader
+from crosstrain.data.phases import Batches
 from crosstrain.metrics import MetricSum
 from crosstrain.snapshot import Snapshot
 
@@ -65,7 +65,7 @@ class Averaged(Callback):
         ConfigError: in `fit`, a state that keeps no average.
     """
 
-    def __init__(self, loader: Loader | None = None, *, use: bool = False) -> None:
+    def __init__(self, loader: Batches | None = None, *, use: bool = False) -> None:
         self._loader, self._use = loader, use
         self._failed = False
         self.evaluations: list[Record] = []

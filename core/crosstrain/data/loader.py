@@ -115,6 +115,14 @@ class Loader:
         """
         self._go_to(parse(state, self._facts(), None if self._source is None else len(self)))
 
+    def steps(self, epochs: int) -> int:
+        """Batches of so many epochs.
+
+        Raises:
+            TypeError: the source is an iterable without length.
+        """
+        return len(self) * epochs
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Whatever is read inside, the loader stands afterwards where it stood; for evaluating and for trying steps."""

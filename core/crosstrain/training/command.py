@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from crosstrain.data.loader import Loader
+from crosstrain.data.phases import Batches, PhasedLoader
 from crosstrain.errors import ConfigError
 from crosstrain.scripts import load_script
 from crosstrain.trainer import Trainer
@@ -54,7 +55,7 @@ def lr_find(
     return 0
 
 
-def read_trainer(script: Path, backend: str | None) -> tuple[Trainer, Loader]:
+def read_trainer(script: Path, backend: str | None) -> tuple[Trainer, Batches]:
     """What a script's `build_trainer` returns.
 
     Raises:
@@ -70,7 +71,7 @@ def read_trainer(script: Path, backend: str | None) -> tuple[Trainer, Loader]:
     found: Any = build(backend)
     if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Trainer)):
         raise ConfigError(f"build_trainer must return (trainer, loader), got {type(found).__name__} in {script.name}.")
-    if not isinstance(found[1], Loader):
+    if not isinstance(found[1], Loader | PhasedLoader):
         raise ConfigError(
             f"build_trainer must return a loader of accelerator.loader second, got {type(found[1]).__name__}."
         )

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable
 
 from crosstrain.callbacks import Callback, Record, Run, Speed, emit
-from crosstrain.data.loader import Loader
+from crosstrain.data.phases import Batches
 from crosstrain.metrics import Metrics
 from crosstrain.step import TrainStep
 from crosstrain.training.history import History
@@ -37,7 +37,7 @@ class Loop:
         self._pending: tuple[int, int, Metrics] | None = None
         self._speed = Speed(run.state.step, run.batch_size)
 
-    def __call__(self, loader: Loader) -> None:
+    def __call__(self, loader: Batches) -> None:
         """Trains until the run is over or something stops it."""
         run = self._run
         try:
@@ -61,12 +61,14 @@ class Loop:
             self._history.stop_reason = run.stop_reason
             self._emit("on_fit_end")
 
-    def _epoch(self, loader: Loader) -> None:
+    def _epoch(self, loader: Batches) -> None:
         run = self._run
         self._emit("on_epoch_begin")
         if run.total_steps is not None and run.step >= run.total_steps:
             return
-        for batch in loader:
+        batches = iter(loader)
+        run.batch_size = self._speed.batch_size = loader.batch_size  # which a PhasedLoader changes
+        for batch in batches:
             self._emit("on_step_begin", batch)
             metrics = self._step(run.state, batch)
             run.step += 1

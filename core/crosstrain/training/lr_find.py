@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crosstrain.data.loader import Loader
+from crosstrain.data.phases import Batches
 from crosstrain.errors import ConfigError, DataError, NonFiniteLossError, require_count
 from crosstrain.metrics import Metrics
 from crosstrain.schedules import Override, lr_range
@@ -116,7 +116,7 @@ class RangeCurve:
         return range_text(self, width, height)
 
 
-def range_test(step: TrainStep, state: TrainState, loader: Loader, test: RangeTest) -> RangeCurve:
+def range_test(step: TrainStep, state: TrainState, loader: Batches, test: RangeTest) -> RangeCurve:
     """Runs the range test, and puts state, optimizer and loader back bit for bit, also after an exception."""
     put_back, optimizer = state.keep(), state.optimizer
     rates = lr_range(test.start, test.end, test.steps)
@@ -147,7 +147,7 @@ def smooth(losses: np.ndarray, smoothing: float) -> np.ndarray:
     return found
 
 
-def _losses(step: TrainStep, state: TrainState, loader: Loader, test: RangeTest) -> np.ndarray:
+def _losses(step: TrainStep, state: TrainState, loader: Batches, test: RangeTest) -> np.ndarray:
     """Losses until the test is over. Each is read when the next step is on its way."""
     losses: list[float] = []
     pending: Metrics | None = None
@@ -174,7 +174,7 @@ def _left(losses: list[float], test: RangeTest) -> bool:
     return test.stop_factor is not None and bool(smoothed[-1] > test.stop_factor * smoothed.min())
 
 
-def _batches(loader: Loader) -> Iterator[dict[str, Any]]:
+def _batches(loader: Batches) -> Iterator[dict[str, Any]]:
     while True:
         yield from loader
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from crosstrain.data.loader import Loader
+from crosstrain.data.phases import Batches
 from crosstrain.errors import ConfigError, require_count
 from crosstrain.optim import LayerGroup, OptimizerSpec, Role
 from crosstrain.schedules import (
@@ -162,7 +162,7 @@ def cut(optimizer: OptimizerSpec, step: int) -> OptimizerSpec:
     return found
 
 
-def planned_steps(loader: Loader, epochs: int, name: str = "epochs") -> int:
+def planned_steps(loader: Batches, epochs: int, name: str = "epochs") -> int:
     """Optimizer steps of so many passes.
 
     Raises:
@@ -170,7 +170,7 @@ def planned_steps(loader: Loader, epochs: int, name: str = "epochs") -> int:
     """
     require_count(name, epochs)
     try:
-        return len(loader) * epochs
+        return loader.steps(epochs)
     except TypeError as error:
         raise ConfigError(
             "the loader must have a length to plan the rates of its steps, got an iterable without. "

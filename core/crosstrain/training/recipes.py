@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from crosstrain.abstract import abstractmethod
 from crosstrain.accelerator import Accelerator
-from crosstrain.data.loader import Loader
+from crosstrain.data.phases import Batches
 from crosstrain.errors import ConfigError
 from crosstrain.optim import OptimizerSpec
 from crosstrain.state import TrainState
@@ -37,11 +37,11 @@ class Recipes:
     @abstractmethod
     def fit(
         self,
-        loader: Loader,
+        loader: Batches,
         *,
         epochs: int | None = None,
         steps: int | None = None,
-        eval_loader: Loader | None = None,
+        eval_loader: Batches | None = None,
         checkpoints: "CheckpointSpec | None" = None,
         resume: Literal["auto"] | None = None,
     ) -> History:
@@ -59,12 +59,12 @@ class Recipes:
 
     def fit_one_cycle(
         self,
-        loader: Loader,
+        loader: Batches,
         epochs: int,
         max_lr: Rate,
         *,
         cycle: Cycle | None = None,
-        eval_loader: Loader | None = None,
+        eval_loader: Batches | None = None,
         checkpoints: "CheckpointSpec | None" = None,
         resume: Literal["auto"] | None = None,
     ) -> History:
@@ -90,13 +90,13 @@ class Recipes:
 
     def fit_flat_cos(
         self,
-        loader: Loader,
+        loader: Batches,
         epochs: int,
         learning_rate: Rate,
         *,
         final_div: float = 1e5,
         pct_start: float = 0.75,
-        eval_loader: Loader | None = None,
+        eval_loader: Batches | None = None,
         checkpoints: "CheckpointSpec | None" = None,
         resume: Literal["auto"] | None = None,
     ) -> History:
@@ -111,7 +111,7 @@ class Recipes:
 
     def fine_tune(
         self,
-        loader: Loader,
+        loader: Batches,
         epochs: int,
         base_lr: float = 2e-3,
         *,
@@ -119,7 +119,7 @@ class Recipes:
         lr_mult: float = 100.0,
         pct_start: float = 0.3,
         div: float = 5.0,
-        eval_loader: Loader | None = None,
+        eval_loader: Batches | None = None,
         checkpoints: "CheckpointSpec | None" = None,
         resume: Literal["auto"] | None = None,
     ) -> History:
@@ -174,9 +174,9 @@ class Recipes:
         self,
         plan: OptimizerSpec,
         end: int,
-        loader: Loader,
+        loader: Batches,
         epochs: int,
-        eval_loader: Loader | None,
+        eval_loader: Batches | None,
         checkpoints: "CheckpointSpec | None",
         resume: Literal["auto"] | None,
     ) -> History:
