@@ -6,7 +6,7 @@ Importing this package loads neither framework; `Accelerator("jax")` and `Accele
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from crosstrain import callbacks, data, models, random
+from crosstrain import data, models, random
 from crosstrain._version import __version__
 from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback
@@ -68,12 +68,14 @@ from crosstrain.schedules import (
     warmup_stable_decay,
 )
 from crosstrain.scores import f1, perplexity
+from crosstrain.sharding import ShardingPlan, ShardingRules
 from crosstrain.snapshot import Snapshot
 from crosstrain.state import Gradients, TrainState
 from crosstrain.trainer import Trainer
 from crosstrain.training import History
 
 if TYPE_CHECKING:
+    from crosstrain import callbacks
     from crosstrain.checkpoint import Best, CheckpointSpec
     from crosstrain.training.lr_find import RangeCurve, RangeTest
     from crosstrain.training.plans import Cycle
@@ -108,6 +110,8 @@ __all__ = [
     "RangeCurve",
     "RangeTest",
     "Schedule",
+    "ShardingPlan",
+    "ShardingRules",
     "Snapshot",
     "TrainState",
     "Trainer",

@@ -13,15 +13,17 @@ import numpy as np
 
 from crosstrain import backends
 from crosstrain.abstract import abstractmethod
-from crosstrain.data.loader import Loader, LoaderSpec, Placement, TransformLike
+from crosstrain.data.loader import Loader, LoaderSpec, TransformLike
 from crosstrain.errors import ConfigError
 from crosstrain.exchange import Call
 from crosstrain.folding import words
 from crosstrain.mesh import MeshSpec
+from crosstrain.meshes import Meshes
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.precision import Precision
 from crosstrain.probe import Inspection
 from crosstrain.processes import Processes
+from crosstrain.sharding import ShardingRules
 from crosstrain.state import TrainState
 from crosstrain.step import (
     EvalStep,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 Platform = Literal["cpu", "gpu", "tpu"]
 
 
-class Accelerator(Inspection, Processes):
+class Accelerator(Inspection, Meshes, Processes):
     """One training interface over the devices of this run.
 
     `Accelerator("jax")` returns that engine's subclass, as `pathlib.Path` does; `Accelerator()` the installed one's.
@@ -50,6 +52,7 @@ class Accelerator(Inspection, Processes):
         backend: name of an engine, or None.
         precision: a preset (`fp64`, `fp32`, `bf16`, `bf16-autocast`) or a `Precision`.
         mesh: sizes of the mesh axes; by default all devices are data-parallel.
+        sharding: how parameters are split over the mesh; by default as paired models say, others automatically.
         seed: decides initial weights, data order and dropout masks.
         nan_policy: `raise` stops at the first loss that is not finite, one step late; `ignore` never looks.
         platform: `cpu`, `gpu` or `tpu`; None takes the best there is.
@@ -63,7 +66,6 @@ class Accelerator(Inspection, Processes):
 
     backend: ClassVar[str]
     _native_model: ClassVar[str]
-    _wide_integers: ClassVar[bool]
 
     def __new__(cls, backend: str | None = None, **options: Any) -> "Accelerator":
         """The subclass of the engine that was named."""
@@ -79,6 +81,7 @@ class Accelerator(Inspection, Processes):
         *,
         precision: Precision | str = "fp32",
         mesh: MeshSpec | None = None,
+        sharding: ShardingRules | None = None,
         seed: int = 0,
         nan_policy: NanPolicy = "ignore",
         platform: Platform | None = None,
@@ -93,9 +96,11 @@ class Accelerator(Inspection, Processes):
         self.nan_policy: NanPolicy = nan_policy
         self._open(platform)
         self.mesh_sizes = self._fit_mesh(mesh or MeshSpec())
+        self.sharding = sharding or ShardingRules()
         self._build_mesh()
         self.debug = debug
         same = {"precision": self.precision, "mesh": self.mesh_sizes, "seed": seed, "nan_policy": nan_policy}
+        same["sharding"] = self.sharding
         self._meet({"backend": self.backend, **same, "debug": debug})
 
     # What a training script calls.
@@ -279,8 +284,6 @@ class Accelerator(Inspection, Processes):
 
     # What an engine gives.
 
-    device_count: int
-
     @abstractmethod
     def synchronize(self) -> None:
         """Returns once all work that was sent to this process's devices is done. For timing."""
@@ -298,15 +301,7 @@ class Accelerator(Inspection, Processes):
         """Finds devices and processes: sets `process_index`, `process_count`, `device_count`, `_array_type`."""
 
     @abstractmethod
-    def _build_mesh(self) -> None:
-        """Makes the native mesh from `mesh_sizes`."""
-
-    @abstractmethod
     def _prepare(self, model: Any, optimizer: OptimizerSpec | None, average: Averaging | None) -> TrainState: ...
-
-    @abstractmethod
-    def _put(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Places this process's part of a global batch, split over the data axis."""
 
     @abstractmethod
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep: ...
@@ -326,25 +321,6 @@ class Accelerator(Inspection, Processes):
     @abstractmethod
     def _is_native_model(self, model: Any) -> bool: ...
 
-    def _placement(self) -> Placement:
-        return Placement(
-            process_index=self.process_index,
-            process_count=self.process_count,
-            data_size=self.mesh_sizes["data"],
-            float_dtype=self.precision.loss_dtype,
-            wide_integers=self._wide_integers,
-            put=self._put,
-        )
-
     def _check_model(self, model: Any) -> None:
         if not self._is_native_model(model):
             backends.raise_wrong_model(model, self.backend, self._native_model)
-
-    def _fit_mesh(self, mesh: MeshSpec) -> dict[str, int]:
-        sizes = mesh.resolve(self.device_count)
-        unsupported = [name for name, size in sizes.items() if name != "data" and size > 1]
-        if unsupported:
-            raise ConfigError(
-                f"mesh axes other than data must be 1 in this version, got {mesh.describe()}. Use MeshSpec(data=-1)."
-            )
-        return sizes

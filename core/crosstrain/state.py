@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from crosstrain.errors import ConfigError
+from crosstrain.optim import Averaging, OptimizerSpec
+from crosstrain.sharding import ShardingPlan
 from crosstrain.snapshot import Snapshot
 from crosstrain.updates import Updates
 
@@ -28,7 +30,14 @@ class TrainState(Updates):
 
     After a step the old device buffers are gone (JAX donates them, torch has overwritten them), so the handle
     always shows the present. Whoever wants the past takes a `snapshot`.
+
+    Attributes:
+        sharding_plan: which part of each parameter a device holds; `print(state.sharding_plan.table())` shows it.
     """
+
+    def __init__(self, optimizer: OptimizerSpec | None, average: Averaging | None, plan: ShardingPlan) -> None:
+        super().__init__(optimizer, average)
+        self.sharding_plan = plan
 
     def require_average(self, averaged: bool) -> None:
         """Refuses `averaged` evaluation of a state that keeps no average.

@@ -13,6 +13,7 @@ class Updates(abc.ABC):
     def __init__(self, optimizer: OptimizerSpec | None, average: Averaging | None) -> None:
         self._optimizer, self._average = optimizer, average
         self._step = 0
+        self._settings: tuple[OptimizerSpec, dict[str, ParamSettings]] | None = None
 
     @property
     def step(self) -> int:
@@ -102,8 +103,9 @@ class Updates(abc.ABC):
     @property
     def frozen(self) -> tuple[str, ...]:
         """Canonical names of the parameters that the next step leaves as they are."""
-        settings = self.parameter_settings() if self.optimizer.layers else {}
-        return tuple(name for name, each in settings.items() if each.frozen_at(self.step))
+        if self._optimizer is None or not any(group.frozen_at(self._step) for group in self._optimizer.layers):
+            return ()
+        return tuple(name for name, each in self.parameter_settings().items() if each.frozen_at(self._step))
 
     def parameter_settings(self, *, frozen: bool = False) -> dict[str, ParamSettings]:
         """Canonical name -> what the optimizer's groups and layers come to.
@@ -114,7 +116,10 @@ class Updates(abc.ABC):
         Raises:
             ConfigError: as above.
         """
-        found = {name: self.optimizer.settings(name, role) for name, role in self.parameter_roles.items()}
+        if self._settings is None or self._settings[0] is not self.optimizer:
+            found = {name: self.optimizer.settings(name, role) for name, role in self.parameter_roles.items()}
+            self._settings = self.optimizer, found
+        found = self._settings[1]
         if frozen and found and all(each.frozen_at(self.step) for each in found.values()):
             raise ConfigError(
                 f"at least one parameter must learn, got all {len(found)} frozen at step {self.step}. "

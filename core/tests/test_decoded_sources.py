@@ -18,7 +18,7 @@ ROWS = np.array([3, 0, 2])
 
 
 def batches(source, **spec):
-    placement = Placement(process_index=0, process_count=1, data_size=1, float_dtype="float32", put=lambda batch: batch)
+    placement = Placement(part=0, parts=1, data_size=1, float_dtype="float32", put=lambda batch: batch)
     return list(Loader(source, LoaderSpec(batch_size=2, **spec), placement))
 
 

@@ -24,9 +24,7 @@ COUNT = 23
 
 
 def loader_of(source: Any, *, process: int = 0, processes: int = 1, **options: Any) -> Loader:
-    placement = Placement(
-        process_index=process, process_count=processes, data_size=processes, float_dtype="float32", put=lambda b: b
-    )
+    placement = Placement(part=process, parts=processes, data_size=processes, float_dtype="float32", put=lambda b: b)
     return Loader(source, LoaderSpec(**{"batch_size": None, "seed": 5, **options}), placement)
 
 

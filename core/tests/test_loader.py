@@ -11,8 +11,8 @@ from crosstrain.random import permutation
 def make(source, *, process=0, processes=1, devices=None, float_dtype="float32", **spec):
     """A loader whose batches stay on the host."""
     placement = Placement(
-        process_index=process,
-        process_count=processes,
+        part=process,
+        parts=processes,
         data_size=devices or processes,
         float_dtype=float_dtype,
         put=lambda batch: batch,
@@ -308,6 +308,6 @@ def test_a_stream_of_nothing_is_refused_when_it_is_read():
     ],
 )
 def test_a_batch_made_by_hand_is_checked(batch, message):
-    placement = Placement(process_index=0, process_count=1, data_size=4, float_dtype="float32", put=lambda b: b)
+    placement = Placement(part=0, parts=1, data_size=4, float_dtype="float32", put=lambda b: b)
     with pytest.raises(ct.DataError, match=message):
         placement.check(batch)

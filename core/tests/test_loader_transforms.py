@@ -15,9 +15,7 @@ IMAGES = {"image": rng.integers(0, 256, (COUNT, 8, 8, 3), dtype=np.uint8), "labe
 
 
 def make(source, *, process=0, processes=1, **spec):
-    placement = Placement(
-        process_index=process, process_count=processes, data_size=processes, float_dtype="float32", put=lambda b: b
-    )
+    placement = Placement(part=process, parts=processes, data_size=processes, float_dtype="float32", put=lambda b: b)
     return Loader(source, LoaderSpec(**{"batch_size": 8, "seed": 5, **spec}), placement)
 
 

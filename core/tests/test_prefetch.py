@@ -104,7 +104,7 @@ def test_a_loader_over_slow_examples_prefetches_in_a_thread_and_passes_its_excep
     loader = Loader(
         Examples(),
         LoaderSpec(batch_size=4),
-        Placement(process_index=0, process_count=1, data_size=1, float_dtype="float32", put=lambda batch: batch),
+        Placement(part=0, parts=1, data_size=1, float_dtype="float32", put=lambda batch: batch),
     )
     seen = []
 

@@ -18,8 +18,8 @@ AUGMENT = data.compose(data.random_crop(1), data.flip(), data.normalise(0.5, 0.2
 
 def make(source, *, process=0, processes=1, **spec):
     placement = Placement(
-        process_index=process,
-        process_count=processes,
+        part=process,
+        parts=processes,
         data_size=processes,
         float_dtype="float32",
         put=lambda batch: {name: np.array(values) for name, values in batch.items()},

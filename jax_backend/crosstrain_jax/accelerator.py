@@ -18,8 +18,9 @@ from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
+from crosstrain.sharding import plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
-from crosstrain_jax import capture, defaults, evaluation, models, objective, profiler, sharding, step
+from crosstrain_jax import capture, defaults, evaluation, models, naming, objective, profiler, sharding, step
 from crosstrain_jax.collectives import all_gather, read
 from crosstrain_jax.layout import LayoutCache
 from crosstrain_jax.precision import param_dtype, scope
@@ -32,6 +33,7 @@ class JaxAccelerator(Accelerator):
     backend: ClassVar[str] = "jax"
     _native_model: ClassVar[str] = "flax.nnx.Module"
     _wide_integers: ClassVar[bool] = False
+    _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor")
 
     def value_and_grad(self, loss_fn: LossFn) -> GradientStep:
         """See `crosstrain.Accelerator`."""
@@ -112,14 +114,19 @@ class JaxAccelerator(Accelerator):
 
     def _build_mesh(self) -> None:
         self.mesh = sharding.build_mesh(self._devices, self.mesh_sizes)
+        self._batch_part = sharding.batch_part(self.mesh)
         self._runtime = objective.Runtime(self.precision, self.mesh, self.seed)
 
     def _prepare(self, model: nnx.Module, optimizer: OptimizerSpec | None, average: Averaging | None) -> JaxState:
-        return JaxState(model, optimizer, average, precision=self.precision, mesh=self.mesh, layouts=self._layouts)
+        shapes = {leaf.name: leaf.canonical_shape for leaf in naming.leaves(model, nnx.Param)}
+        plan = plan_model(model, shapes, self.mesh_sizes, self.sharding)
+        return JaxState(
+            model, optimizer, average, precision=self.precision, mesh=self.mesh, layouts=self._layouts, plan=plan
+        )
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         with scope(self.precision):
-            return sharding.place_batch(batch, self.mesh)
+            return sharding.place_batch(batch, self.mesh, self._batch_part[1])
 
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
         return step.TrainRun(loss_fn, options, self._runtime)

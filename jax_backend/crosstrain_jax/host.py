@@ -8,7 +8,7 @@ import numpy as np
 
 from crosstrain.snapshot import LazyArrays
 from crosstrain_jax import naming
-from crosstrain_jax.precision import to_host
+from crosstrain_jax.collectives import read
 
 
 def to_canonical(names: list[naming.Leaf], leaves: Sequence[jax.Array]) -> dict[str, np.ndarray]:
@@ -20,7 +20,7 @@ def lazily(names: list[naming.Leaf], leaves: Sequence[jax.Array]) -> LazyArrays:
     """Arrays by canonical name, copied to the host when asked for."""
 
     def reader(leaf: naming.Leaf, values: jax.Array) -> Callable[[], np.ndarray]:
-        return lambda: np.array(leaf.to_canonical(to_host(values)), order="C")
+        return lambda: np.array(leaf.to_canonical(read(values)), order="C")
 
     return LazyArrays(
         {leaf.name: (leaf.canonical_shape, reader(leaf, values)) for leaf, values in zip(names, leaves, strict=True)}

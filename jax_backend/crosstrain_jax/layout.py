@@ -1,17 +1,20 @@
-"""Everything about a JAX state that is not an array: trees, names, the optimizer, what stands still. No twin: torch
-modules hold their own arrays."""
+"""Everything about a JAX state that is no array: trees, names, optimizer, where arrays lie, what stands still."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
 
 from crosstrain.optim import Clipping, OptimizerSpec
+from crosstrain.sharding import ShardingPlan
 from crosstrain_jax import naming, optim
 from crosstrain_jax.models.layers import Dropout
 from crosstrain_jax.precision import is_floating, unpin_types
+from crosstrain_jax.sharding import Shardings, obey, place
 
 Leaves = tuple[jax.Array, ...]
 
@@ -28,6 +31,8 @@ class Layout:
     buffers: list[naming.Leaf]
     optimizer: optim.Grouped | None
     moments_tree: Any
+    moments: tuple[NamedSharding, ...]
+    shardings: Shardings
     frozen: tuple[bool, ...] = ()
     held: frozenset[int] = frozenset()
     applied: dict[Clipping, Callable[..., Any]] = field(default_factory=dict)
@@ -39,7 +44,27 @@ class Layout:
         assert self.optimizer is not None
         state = jax.tree.unflatten(self.moments_tree, moments)
         params, state = self.optimizer.update(params, state, grads, (hyper[0], hyper[1]), self.frozen)
-        return params, tuple(jax.tree.leaves(state)), optim.update_average(averages, params, hyper[2])
+        averages = optim.update_average(averages, params, hyper[2])
+        return params, tuple(jax.tree.leaves(state)), self.shardings.constrain(averages) if averages else ()
+
+    @property
+    def out_shardings(self) -> tuple[Any, ...]:
+        """What a compiled step gives back of a state: parameters, buffers, moments, averages, count."""
+        whole = self.shardings.whole
+        return self.shardings.params, whole, self.moments, self.shardings.averages, whole
+
+    def initial_moments(self, params: Leaves) -> Leaves:
+        """The optimizer's moments before the first update, each born where it lies."""
+        if self.optimizer is None:
+            return ()
+        init = self.optimizer.init
+        if self.shardings.plan.is_trivial:
+            return place_all(jax.tree.leaves(init(params)), self.moments)
+        return jax.jit(lambda params: tuple(jax.tree.leaves(init(params))), out_shardings=self.moments)(params)
+
+    def regrouped(self, optimizer: OptimizerSpec) -> "Layout":
+        """The same structure with the optimizer that another spec makes."""
+        return replace(self, **_optimizer_of(optimizer, self.params, self.shardings))
 
     def hold(self, params: Leaves) -> Leaves:
         """The parameters, with no gradient of those that this step leaves as they are."""
@@ -85,16 +110,25 @@ def bind_random(model: nnx.Module, random: Any) -> None:
             module.random = random
 
 
-def make_layout(model: nnx.Module, optimizer: OptimizerSpec | None) -> Layout:
-    """The structure of a model and of the optimizer that a spec makes for it."""
+def to_mesh(leaf: Any, sharding: NamedSharding, dtype: Any = None) -> jax.Array:
+    """A copy on the mesh; floating ones in `dtype`."""
+    return place(leaf.astype(dtype) if dtype is not None and is_floating(leaf) else leaf, sharding)
+
+
+def place_all(leaves: Sequence[Any], shardings: Sequence[NamedSharding], dtype: Any = None) -> Leaves:
+    """Copies on the mesh, each where it lies."""
+    return tuple(to_mesh(leaf, sharding, dtype) for leaf, sharding in zip(leaves, shardings, strict=True))
+
+
+def make_layout(model: nnx.Module, optimizer: OptimizerSpec | None, plan: ShardingPlan, mesh: Mesh) -> Layout:
+    """The structure of a model, of the optimizer that a spec makes for it, and of where both lie."""
     unpin_types(model)
     model.eval()
     evaluation = nnx.split(model, nnx.Param, ...)[0]
     model.train()
     train, params, buffers = nnx.split(model, nnx.Param, ...)
     names = naming.leaves(model, nnx.Param)
-    built = optim.build(optimizer, names) if optimizer is not None else None
-    moments = jax.eval_shape(built.init, tuple(jax.tree.leaves(params))) if built is not None else ()
+    shardings = obey(plan, names, mesh)
     return Layout(
         train=train,
         evaluation=evaluation,
@@ -102,6 +136,33 @@ def make_layout(model: nnx.Module, optimizer: OptimizerSpec | None) -> Layout:
         buffers_tree=jax.tree.structure(buffers),
         params=names,
         buffers=naming.leaves(model, nnx.Not(nnx.Param)),
-        optimizer=built,
-        moments_tree=jax.tree.structure(moments),
+        shardings=shardings,
+        **_optimizer_of(optimizer, names, shardings),
     )
+
+
+def _optimizer_of(optimizer: OptimizerSpec | None, names: list[naming.Leaf], shardings: Shardings) -> dict[str, Any]:
+    """The fields of a layout that follow from the optimizer."""
+    if optimizer is None:
+        return {"optimizer": None, "moments_tree": jax.tree.structure(()), "moments": ()}
+    built = optim.build(optimizer, names)
+    states = jax.eval_shape(built.init, tuple(jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in names))
+    return {
+        "optimizer": built,
+        "moments_tree": jax.tree.structure(states),
+        "moments": _moment_shardings(built, names, states, shardings),
+    }
+
+
+def _moment_shardings(
+    optimizer: optim.Grouped, names: list[naming.Leaf], states: Any, shardings: Shardings
+) -> tuple[NamedSharding, ...]:
+    """Moments of a parameter's shape lie as it does; counters and factored moments are whole everywhere."""
+    of_param = {leaf.name: (leaf, each) for leaf, each in zip(names, shardings.params, strict=True)}
+    found = {
+        id(value): of_param[leaf.name][1]
+        for slot in optim.slots(optimizer, states).values()
+        for leaf, value in zip(slot.names, slot.values, strict=True)
+        if leaf == of_param[leaf.name][0]
+    }
+    return tuple(found.get(id(leaf), shardings.whole) for leaf in jax.tree.leaves(states))

@@ -62,6 +62,12 @@ class Leaf:
         parts = (self._permuted[: self.split], self._permuted[self.split :])
         return tuple(math.prod(part) for part in parts if part)
 
+    def parts(self, dimension: int) -> list[int]:
+        """The dimensions in flax's layout that form a canonical dimension, the outermost first."""
+        if not self.split:
+            return [self.axes[dimension]]
+        return list((self.axes[: self.split], self.axes[self.split :])[dimension])
+
     @property
     def _permuted(self) -> tuple[int, ...]:
         return tuple(self.shape[axis] for axis in self.axes)

@@ -72,16 +72,17 @@ class Program:
         precision = self.runtime.precision
         train = random is not None
         cast = compute_params if casts(precision) else lambda leaves, _: leaves
-        model = self.layout.merge(cast(self.layout.hold(params), precision), buffers, train=train)
+        held = cast(self.layout.hold(params), precision)
+        model = self.layout.merge(self.layout.shardings.gather(held), buffers, train=train)
         models = [
-            layout.merge(cast(arrays[0], precision), arrays[1], train=train)
+            layout.merge(layout.shardings.gather(cast(arrays[0], precision)), arrays[1], train=train)
             for layout, arrays in zip(self.others, others, strict=True)
         ]
         for each in (model, *models):
             bind_random(each, random)
         if casts(precision):
             batch = compute_batch(batch, precision)
-        with forward_scope(precision):
+        with forward_scope(precision), jax.sharding.use_abstract_mesh(self.runtime.mesh.abstract_mesh):
             result = self.loss_fn(model, batch, JaxOps(batch.get(WEIGHT)), *models)
         bind_random(model, None)
         return result, self.layout.read_buffers(model, buffers)

@@ -1,6 +1,10 @@
 """Devices, mesh and shardings of the JAX engine."""
 
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,6 +12,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from crosstrain.errors import ConfigError
+from crosstrain.sharding import ACTIVATIONS, BATCH_AXES, ParamPlan, ShardingPlan
+from crosstrain_jax.naming import Leaf
+
+_OUTER_TO_INNER = ("pipeline", "data", "fsdp", "expert", "context", "tensor")
+"""Neighbouring devices, whose links are the fastest, take the axes that talk most."""
 
 
 def choose_devices(platform: str | None) -> list[jax.Device]:
@@ -27,7 +36,8 @@ def choose_devices(platform: str | None) -> list[jax.Device]:
 
 def build_mesh(devices: list[jax.Device], sizes: Mapping[str, int]) -> Mesh:
     """The mesh with every axis of `MeshSpec`, most of size 1; the compiler chooses shardings inside the step."""
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+    shape = tuple(sizes[axis] for axis in _OUTER_TO_INNER)
+    return jax.make_mesh(shape, _OUTER_TO_INNER, axis_types=(AxisType.Auto,) * len(shape), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -36,13 +46,146 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """First dimension split over the data axis."""
-    return NamedSharding(mesh, P("data"))
+    """First dimension split over the axes that see different examples."""
+    return NamedSharding(mesh, P(BATCH_AXES))
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's part of a global batch on its devices."""
+def batch_devices(mesh: Mesh) -> int:
+    """Into how many parts the devices split a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def batch_part(mesh: Mesh) -> tuple[int, int]:
+    """Which contiguous part of every batch this process's devices hold, of how many.
+
+    Raises:
+        ConfigError: its devices hold parts that are not neighbours.
+    """
+    count = batch_devices(mesh)
+    slices = batch_sharding(mesh).addressable_devices_indices_map((count,)).values()
+    mine = sorted({part[0].indices(count)[0] for part in slices if part is not None})
+    if mine != list(range(mine[0], mine[0] + len(mine))) or count % len(mine) or mine[0] % len(mine):
+        raise ConfigError(
+            f"a process's devices must hold neighbouring parts of the batch, got parts {mine} of {count} for the mesh "
+            f"{dict(mesh.shape)}. Use sizes that the devices of a process divide or multiply."
+        )
+    return mine[0] // len(mine), count // len(mine)
+
+
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, parts: int) -> dict[str, jax.Array]:
+    """This process's part, of `parts`, of a global batch on its devices."""
     sharding = batch_sharding(mesh)
     if jax.process_count() == 1:
         return jax.device_put(dict(batch), sharding)
-    return {name: jax.make_array_from_process_local_data(sharding, values) for name, values in batch.items()}
+    return {
+        name: jax.make_array_from_process_local_data(sharding, values, (parts * len(values), *values.shape[1:]))
+        for name, values in batch.items()
+    }
+
+
+def constrain(values: jax.Array, *axes: str | None) -> jax.Array:
+    """Says how an activation lies, by the meaning of its dimensions; changes nothing outside a crosstrain step.
+
+    Without it the compiler may carry a parameter's layout into the activations, and move them back and forth.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not set(mesh.axis_names) >= set(_OUTER_TO_INNER):
+        return values
+    return jax.lax.with_sharding_constraint(values, P(*(ACTIVATIONS.get(axis) for axis in axes)))
+
+
+def place(values: Any, sharding: NamedSharding) -> jax.Array:
+    """A copy on the mesh; never the caller's own buffer, which a step would donate.
+
+    An array of the host that is split goes to the devices in parts: none of them ever holds it whole.
+    """
+    if isinstance(values, np.ndarray) and not sharding.is_fully_replicated:
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: np.array(values[index]))
+    return jax.device_put(values, sharding, may_alias=False)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Shardings:
+    """Where a state's arrays lie.
+
+    Attributes:
+        plan: what this obeys.
+        whole: on every device.
+        params: of each parameter, and of its average and gradient.
+        used: of each parameter while the model runs: gathered over `fsdp`; the same object where nothing changes.
+        tables: whether each parameter is an embedding.
+    """
+
+    plan: ShardingPlan
+    whole: NamedSharding
+    params: tuple[NamedSharding, ...]
+    used: tuple[NamedSharding, ...]
+    tables: tuple[bool, ...]
+
+    def gather(self, params: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+        """Parameters as the model uses them, inside a compiled step; their gradients come back split."""
+        places = zip(params, self.params, self.used, self.tables, strict=True)
+        return tuple(
+            param if here is there else _gather(param, here, there, table) for param, here, there, table in places
+        )
+
+    @property
+    def averages(self) -> NamedSharding | None:
+        """For `jit`, whatever the number of averages: None where each is constrained inside the step."""
+        return self.whole if self.plan.is_trivial else None
+
+    def constrain(self, params: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+        """Arrays like the parameters, laid out as they are, inside a compiled step."""
+        if self.plan.is_trivial:
+            return tuple(params)
+        pairs = zip(params, self.params, strict=True)
+        return tuple(jax.lax.with_sharding_constraint(param, sharding) for param, sharding in pairs)
+
+
+def obey(plan: ShardingPlan, leaves: Sequence[Leaf], mesh: Mesh) -> Shardings:
+    """The shardings that a plan means for parameters in flax's layout."""
+    whole = replicated(mesh)
+    specs = [_spec(leaf, plan.params[leaf.name], mesh) for leaf in leaves]
+    params = tuple(NamedSharding(mesh, P(*spec)) if any(spec) else whole for spec in specs)
+    used = []
+    for spec, sharding in zip(specs, params, strict=True):
+        gathered = [tuple(axis for axis in axes if axis != "fsdp") for axes in spec]
+        used.append(sharding if gathered == spec else NamedSharding(mesh, P(*gathered)))
+    tables = tuple(leaf.role == "embedding" for leaf in leaves)
+    return Shardings(plan, whole, params, tuple(used), tables)
+
+
+def _spec(leaf: Leaf, param: ParamPlan, mesh: Mesh) -> list[tuple[str, ...]]:
+    """Mesh axes of each dimension in flax's layout, where canonical dimensions may stand apart (attention heads)."""
+    spec: list[tuple[str, ...]] = [()] * len(leaf.shape)
+    for dimension, axes in enumerate(param.axes):
+        if not axes:
+            continue
+        parts = leaf.parts(dimension)
+        count = math.prod(mesh.shape[axis] for axis in axes)
+        divisible = [part for part in parts if leaf.shape[part] % count == 0]
+        if divisible:
+            spec[divisible[0]] = axes
+    return spec
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gather(param: jax.Array, here: NamedSharding, there: NamedSharding, table: bool) -> jax.Array:
+    # Left to itself the compiler may split activations instead of gathering parameters.
+    return jax.lax.with_sharding_constraint(param, there)
+
+
+def _gather_forward(param: jax.Array, here: NamedSharding, there: NamedSharding, table: bool) -> tuple[jax.Array, None]:
+    return _gather(param, here, there, table), None
+
+
+def _gather_backward(
+    here: NamedSharding, there: NamedSharding, table: bool, _: None, grad: jax.Array
+) -> tuple[jax.Array]:
+    if table:
+        # Its gradient is a scatter, for which the compiler would move the activations to where the table's parts lie.
+        grad = jax.lax.with_sharding_constraint(grad, there)
+    return (jax.lax.with_sharding_constraint(grad, here),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)

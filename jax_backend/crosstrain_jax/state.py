@@ -18,11 +18,12 @@ from jax.sharding import Mesh
 
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
+from crosstrain.sharding import ShardingPlan
 from crosstrain.snapshot import LazyArrays, Snapshot, check_names, check_slots
 from crosstrain.state import Gradients, TrainState, foreign_gradients
-from crosstrain_jax import naming, optim, sharding
+from crosstrain_jax import naming, optim
 from crosstrain_jax.host import by_name, from_words, lazily, to_canonical, words_of
-from crosstrain_jax.layout import Layout, LayoutCache, Leaves, make_layout
+from crosstrain_jax.layout import Layout, LayoutCache, Leaves, make_layout, place_all, to_mesh
 from crosstrain_jax.precision import is_floating, param_dtype, scope, to_host
 
 
@@ -49,24 +50,20 @@ class JaxState(TrainState):
         precision: Precision,
         mesh: Mesh,
         layouts: LayoutCache,
+        plan: ShardingPlan,
     ) -> None:
-        super().__init__(optimizer, average)
+        super().__init__(optimizer, average, plan)
         self._precision = precision
-        self._sharding = sharding.replicated(mesh)
         with scope(precision):
-            self._layouts, self._base = layouts, make_layout(model, optimizer)
+            self._layouts, self._base = layouts, make_layout(model, optimizer, plan, mesh)
             self._phases: dict[tuple[bool, ...], Layout] = {}
             params, buffers = nnx.split(model, nnx.Param, ...)[1:]
-            dtype = param_dtype(precision)
-            self.params: Leaves = tuple(self._place(leaf, dtype) for leaf in jax.tree.leaves(params))
-            self.buffers: Leaves = tuple(self._place(leaf, dtype) for leaf in jax.tree.leaves(buffers))
-            self.moments: Leaves = ()
-            if self.layout.optimizer is not None:
-                moments = jax.tree.leaves(self.layout.optimizer.init(self.params))
-                self.moments = tuple(self._place(leaf, leaf.dtype) for leaf in moments)
-            kept = self.params if average is not None else ()
-            self.averages: Leaves = tuple(self._place(leaf, leaf.dtype) for leaf in kept)
-            self.count = self._place(jnp.uint32(0), jnp.uint32)
+            dtype, shardings = param_dtype(precision), self.layout.shardings
+            self.params: Leaves = place_all(jax.tree.leaves(params), shardings.params, dtype)
+            self.buffers: Leaves = tuple(self._copy(leaf, dtype) for leaf in jax.tree.leaves(buffers))
+            self.moments: Leaves = self.layout.initial_moments(self.params)
+            self.averages: Leaves = place_all(self.params, shardings.params) if average is not None else ()
+            self.count = self._copy(jnp.uint32(0))
 
     @property
     def layout(self) -> Layout:
@@ -147,7 +144,7 @@ class JaxState(TrainState):
             self._load_moments(snapshot)
             if snapshot.averages and self.averages:
                 self.averages = self._from_canonical(self.layout.params, self.averages, snapshot.averages)
-            self.count = self._place(jnp.uint32(snapshot.step), jnp.uint32)
+            self.count = self._copy(jnp.uint32(snapshot.step))
         self._step = snapshot.step
 
     def arrays(self) -> dict[str, Any]:
@@ -197,18 +194,18 @@ class JaxState(TrainState):
             grads = optim.clip(grads, clipping)
             return *layout.update(params, moments, averages, grads, hyper), count + 1
 
-        return jax.jit(apply, donate_argnums=(0, 1, 2, 3), out_shardings=self._sharding)
+        params, _, *others = layout.out_shardings
+        return jax.jit(apply, donate_argnums=(0, 1, 2, 3), out_shardings=(params, *others))
 
     def _regroup(self) -> None:
         slots = self._slots().items()
         kept = {slot: {leaf.name: value for leaf, value in zip(*each, strict=True)} for slot, each in slots}
         with scope(self._precision):
-            built = optim.build(self.optimizer, self._base.params)
-            states = built.init(self.params)
-            self._base, self._phases = replace(self._base, optimizer=built, moments_tree=jax.tree.structure(states)), {}
-            order = optim.slots(built, states)
-            values = {slot: tuple(kept[slot][leaf.name] for leaf in each.names) for slot, each in order.items()}
-            self._set_moments(values, states, self._step)
+            self._base, self._phases = self._base.regrouped(self.optimizer), {}
+            self.moments = self._base.initial_moments(self.params)
+            order = self._slots().items()
+            values = {slot: tuple(kept[slot][leaf.name] for leaf in each.names) for slot, each in order}
+            self._set_moments(values, self._moment_states(), self._step)
 
     def _moment_states(self) -> Any:
         return jax.tree.unflatten(self.layout.moments_tree, self.moments)
@@ -227,7 +224,7 @@ class JaxState(TrainState):
     def _set_moments(self, values: Mapping[str, Leaves], states: Any, step: int) -> None:
         assert self._base.optimizer is not None
         states = optim.with_slots(self._base.optimizer, self.optimizer, states, values, step)
-        self.moments = tuple(self._place(leaf, leaf.dtype) for leaf in jax.tree.leaves(states))
+        self.moments = place_all(jax.tree.leaves(states), self._base.moments)
 
     def _floating_buffers(self) -> tuple[list[naming.Leaf], Leaves]:
         pairs = [pair for pair in zip(self.layout.buffers, self.buffers, strict=True) if is_floating(pair[1])]
@@ -242,22 +239,19 @@ class JaxState(TrainState):
         old = dict(zip(self.layout.buffers, self.buffers, strict=True))
         found = {leaf: snapshot.native.get(f"jax/{leaf.name}") for leaf in self._counters()}
         return {
-            leaf: self._place(from_words(jnp.asarray(words), old[leaf]), None)
+            leaf: self._copy(from_words(jnp.asarray(words), old[leaf]))
             for leaf, words in found.items()
             if words is not None
         }
 
     def _from_canonical(self, names: list[naming.Leaf], old: Leaves, values: Any) -> Leaves:
         return tuple(
-            self._place(leaf.from_canonical(values[leaf.name]), array.dtype)
+            to_mesh(leaf.from_canonical(values[leaf.name]), array.sharding, array.dtype)
             for leaf, array in zip(names, old, strict=True)
         )
 
-    def _place(self, leaf: Any, dtype: Any) -> jax.Array:
-        """A copy on the mesh; never the caller's own buffer, which the step would donate."""
-        if is_floating(leaf):
-            leaf = leaf.astype(dtype)
-        return jax.device_put(leaf, self._sharding, may_alias=False)
+    def _copy(self, leaf: Any, dtype: Any = None) -> jax.Array:
+        return to_mesh(leaf, self.layout.shardings.whole, dtype)
 
 
 def _shapes(names: list[naming.Leaf]) -> dict[str, tuple[int, ...]]:

@@ -14,6 +14,7 @@ from crosstrain.step import LossFn, StepHyper, StepOptions
 from crosstrain_jax import optim
 from crosstrain_jax.layout import Layout, Leaves
 from crosstrain_jax.objective import Batch, Program, Programs, Runtime, arrays, examples
+from crosstrain_jax.sharding import batch_devices
 from crosstrain_jax.state import JaxGradients, JaxState
 
 
@@ -63,12 +64,14 @@ class TrainRun:
             params, moments, averages = program.layout.update(params, moments, averages, grads, hyper)
             return params, buffers, moments, averages, count + 1, table
 
-        compiled = jax.jit(step, donate_argnums=(0, 1, 2, 3, 4), out_shardings=self._runtime.replicated)
+        layout = program.layout
+        out = (*layout.out_shardings, layout.shardings.whole)
+        compiled = jax.jit(step, donate_argnums=(0, 1, 2, 3, 4), out_shardings=out)
         program.run = self._runtime.in_scope(compiled)
         return program
 
     def _check_micro_batches(self, batch: Batch) -> None:
-        count, devices = self._options.accumulate_steps, self._runtime.mesh.shape["data"]
+        count, devices = self._options.accumulate_steps, batch_devices(self._runtime.mesh)
         if examples(batch) % (count * devices):
             raise DataError(
                 f"the batch must be a multiple of accumulate_steps on every device, got {examples(batch)} examples "
@@ -81,7 +84,9 @@ def gradient_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Ba
 
     def compile_program(layouts: tuple[Layout, ...]) -> Program:
         program = Program(runtime, loss_fn, layouts)
-        compiled = jax.jit(program.gradients, donate_argnums=(1,), out_shardings=runtime.replicated)
+        shardings = program.layout.shardings
+        out = (shardings.params, shardings.whole, shardings.whole)
+        compiled = jax.jit(program.gradients, donate_argnums=(1,), out_shardings=out)
         program.run = runtime.in_scope(compiled)
         return program
 

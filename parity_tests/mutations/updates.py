@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from crosstrain.optim.clipping import Clipping
 from crosstrain.parity.side import Live
-from crosstrain.step import StepOptions
 from crosstrain_torch import optim
 
 
@@ -123,9 +123,7 @@ def average(spec: Any) -> Callable[[Live], None]:
 
 def clip(limit: float) -> Callable[[Live], None]:
     def change(live: Live) -> None:
-        live._step._run._options = StepOptions(
-            accumulate_steps=live.side.options.accumulate_steps, clip_norm=limit, grad_norm=True
-        )
+        live._step._run._clipping = Clipping(norm=limit)
 
     return change
 

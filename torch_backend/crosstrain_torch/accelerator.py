@@ -16,8 +16,9 @@ from crosstrain.checkpoint import Writer
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
+from crosstrain.sharding import plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
-from crosstrain_torch import capture, evaluation, models, profiler, sharding, step
+from crosstrain_torch import capture, evaluation, models, naming, profiler, sharding, step
 from crosstrain_torch.collectives import all_gather
 from crosstrain_torch.precision import param_dtype
 from crosstrain_torch.state import TorchState, to_numpy
@@ -29,6 +30,7 @@ class TorchAccelerator(Accelerator):
     backend: ClassVar[str] = "torch"
     _native_model: ClassVar[str] = "torch.nn.Module"
     _wide_integers: ClassVar[bool] = True
+    _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor")
     _group: Any
 
     def value_and_grad(self, loss_fn: LossFn) -> GradientStep:
@@ -98,10 +100,16 @@ class TorchAccelerator(Accelerator):
         torch.manual_seed(self.seed)
 
     def _build_mesh(self) -> None:
-        self._runtime = step.Runtime(self.precision, self.device, self._group, self.seed)
+        self.mesh = sharding.build_mesh(self.mesh_sizes, self._group, self.device)
+        self._batch_part = self.mesh.batch_part
+        self._runtime = step.Runtime(self.precision, self.device, self.mesh, self.seed)
 
     def _prepare(self, model: nn.Module, optimizer: OptimizerSpec | None, average: Averaging | None) -> TorchState:
-        return TorchState(model, optimizer, average, precision=self.precision, device=self.device, group=self._group)
+        shapes = {name: tuple(param.shape) for name, param in naming.parameters(model).items()}
+        plan = plan_model(model, shapes, self.mesh_sizes, self.sharding)
+        return TorchState(
+            model, optimizer, average, precision=self.precision, device=self.device, mesh=self.mesh, plan=plan
+        )
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         tensors = {

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
+from crosstrain_torch.shards import local, wrap
 from crosstrain_torch.state import TorchState
 
 Tensors = dict[str, torch.Tensor]
@@ -63,13 +64,15 @@ class TorchWriter:
         old = self._copies.get(name)
         if old is not None and (old.shape, old.dtype) == (tensor.shape, tensor.dtype):
             return old
-        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        here = local(tensor)
+        return wrap(torch.empty(here.shape, dtype=here.dtype, pin_memory=here.is_cuda), tensor)
 
 
 def read(state: TorchState, folder: Path, step: int, group: Any) -> None:
     """Replaces what a state holds by what `TorchWriter` wrote of one like it."""
     changing, steady = state.tensors()
-    found = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in (changing | steady).items()}
+    tensors = changing | steady
+    found = {n: wrap(torch.empty(local(each).shape, dtype=each.dtype), each) for n, each in tensors.items()}
     with _own_errors(), _quiet():
         dcp.load(dict(found), checkpoint_id=folder, process_group=group, no_dist=group is None)
     state.set_tensors(found, step)
@@ -96,4 +99,4 @@ def _quiet() -> Iterator[None]:
 @torch.no_grad()
 def _copy(copies: Tensors, tensors: Tensors) -> None:
     for name, tensor in tensors.items():
-        copies[name].copy_(tensor.detach())
+        local(copies[name]).copy_(local(tensor))

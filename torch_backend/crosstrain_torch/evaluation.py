@@ -12,6 +12,7 @@ from crosstrain.metrics import Metrics
 from crosstrain.objective import drop_padding, read_outputs, read_predictions
 from crosstrain.state import require_states
 from crosstrain.step import LossFn
+from crosstrain_torch import fsdp
 from crosstrain_torch.collectives import all_gather
 from crosstrain_torch.objective import Batch, Objective, call
 from crosstrain_torch.precision import forward_scope
@@ -29,6 +30,8 @@ def evaluation(states: tuple[TorchState, ...]) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
+        for state in states:
+            fsdp.reshard(state.model)
         for module, mode in modes:
             module.training = mode
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from crosstrain.snapshot import LazyArrays
+from crosstrain_torch.shards import local, part, whole
 
 
 def lazily(tensors: Mapping[str, torch.Tensor]) -> LazyArrays:
@@ -15,8 +16,11 @@ def lazily(tensors: Mapping[str, torch.Tensor]) -> LazyArrays:
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """A copy on the host; bfloat16, which NumPy lacks, as float32."""
-    tensor = tensor.detach()
+    """A copy of the whole tensor on the host; bfloat16, which NumPy lacks, as float32.
+
+    A collective where the tensor is split over processes.
+    """
+    tensor = whole(tensor)
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
     return np.array(tensor.cpu().numpy(), order="C")
@@ -24,9 +28,10 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def copy_into(targets: Mapping[str, torch.Tensor], values: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays of the host into tensors of the same names."""
+    """Writes whole arrays of the host into tensors of the same names, one by one."""
     for name, target in targets.items():
-        target.copy_(torch.from_numpy(np.require(values[name], requirements=["C", "W"])))
+        array = torch.from_numpy(np.require(values[name], requirements=["C", "W"]))
+        local(target).copy_(part(array, target))
 
 
 def generators(device: torch.device) -> dict[str, torch.Tensor]:

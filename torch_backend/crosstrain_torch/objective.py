@@ -1,5 +1,7 @@
 """A loss function over models as one module, and how it is called with other tensors in the place of its parameters."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -47,18 +49,35 @@ def call(
     prefix = "module." if isinstance(objective, DistributedDataParallel) else ""
     if casts(precision):
         batch = compute_batch(batch, precision)
-    substituted: dict[str, torch.Tensor] = {}
-    if averaged or casts(precision):
-        replaced = {id(state.params[name]): average for name, average in state.averages.items()} if averaged else None
-        substituted |= compute_params(state.model, precision, f"{prefix}model.", replaced)
-    for index, other in enumerate(others):
-        substituted |= _frozen(other.model, precision, f"{prefix}others.{index}.")
-    if not substituted:
-        return objective(batch)
-    return functional_call(objective, substituted, (batch,), tie_weights=False)
+    # What FSDP gathers cannot be substituted: then the averages take the place of the weights in memory.
+    swapped = averaged and state.gathered
+    with state.with_averages() if swapped else contextlib.nullcontext(), _standing_still(others):
+        substituted: dict[str, torch.Tensor] = {}
+        if averaged or casts(precision):
+            averages = {} if swapped or not averaged else state.averages
+            replaced = {id(state.params[name]): average for name, average in averages.items()}
+            substituted |= compute_params(state.model, precision, f"{prefix}model.", replaced, skip=state.gathered)
+        for index, other in enumerate(others):
+            substituted |= _frozen(other, precision, f"{prefix}others.{index}.")
+        if not substituted:
+            return objective(batch)
+        return functional_call(objective, substituted, (batch,), tie_weights=False)
 
 
-def _frozen(model: nn.Module, precision: Precision, prefix: str) -> dict[str, torch.Tensor]:
-    params = compute_params(model, precision, prefix)
+def _frozen(other: TorchState, precision: Precision, prefix: str) -> dict[str, torch.Tensor]:
+    model = other.model
+    params = compute_params(model, precision, prefix, skip=other.gathered)
     buffers = {f"{prefix}{name}": buffer.clone() for name, buffer in model.named_buffers(remove_duplicate=False)}
     return {name: tensor.detach() for name, tensor in params.items()} | buffers
+
+
+@contextlib.contextmanager
+def _standing_still(others: tuple[TorchState, ...]) -> Iterator[None]:
+    gathered = [param for other in others for param in other.gathered if param.requires_grad]
+    for param in gathered:
+        param.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for param in gathered:
+            param.requires_grad_(True)

@@ -1,7 +1,7 @@
 """Dtypes of the torch engine: how parameters and batches are cast for one forward pass."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -31,7 +31,11 @@ def wide_dtype(values: torch.Tensor) -> torch.dtype:
 
 
 def compute_params(
-    model: nn.Module, precision: Precision, prefix: str, replaced: Mapping[int, torch.Tensor] | None = None
+    model: nn.Module,
+    precision: Precision,
+    prefix: str,
+    replaced: Mapping[int, torch.Tensor] | None = None,
+    skip: Container[nn.Parameter] = (),
 ) -> dict[str, torch.Tensor]:
     """The model's parameters as the forward pass takes them, by `prefix` + name; gradients flow back to the originals.
 
@@ -42,11 +46,14 @@ def compute_params(
         precision: they are cast to its compute type.
         prefix: of every name.
         replaced: id of a parameter -> what stands in for it, such as an average.
+        skip: parameters that are left out: FSDP casts what it gathers.
     """
     found: dict[str, torch.Tensor] = {}
     for module_name, module in model.named_modules(remove_duplicate=False):
         keeps = not casts(precision) or isinstance(module, _BatchNorm)
         for name, param in module.named_parameters(recurse=False):
+            if param in skip:
+                continue
             value = (replaced or {}).get(id(param), param)
             if not keeps and value.is_floating_point():
                 value = value.to(DTYPES[precision.compute_dtype])

@@ -1,11 +1,16 @@
-"""Devices and processes of the torch engine: one device per process, one process group for the data axis."""
+"""Devices and processes of the torch engine: one device per process, and the mesh that they make up."""
 
+import math
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from crosstrain.errors import ConfigError
+from crosstrain.sharding import BATCH_AXES
 
 
 def choose_device(platform: str | None) -> torch.device:
@@ -34,3 +39,54 @@ def join_processes(device: torch.device) -> dist.ProcessGroup | None:
             return None
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return dist.group.WORLD if dist.get_world_size() > 1 else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mesh:
+    """The processes of a run along the axes of its mesh, the last axis the fastest.
+
+    Attributes:
+        sizes: of every axis.
+        native: torch's mesh of the axes that are larger than 1; None where they split the batch only.
+        world: the group of all processes; None for a single one.
+        batch: the group of those that see different examples, and hold the same parts of tensors; None for one part.
+        batch_part: which part of a batch is ours, of how many.
+    """
+
+    sizes: Mapping[str, int]
+    native: DeviceMesh | None
+    world: dist.ProcessGroup | None
+    batch: dist.ProcessGroup | None
+    batch_part: tuple[int, int]
+
+    def along(self, *axes: str) -> DeviceMesh | None:
+        """The mesh of those of these axes that are larger than 1; None where none is."""
+        wide = tuple(axis for axis in axes if self.sizes[axis] > 1)
+        return self.native[wide] if self.native is not None and wide else None
+
+    def index(self, axis: str) -> int:
+        """Where this process stands along an axis."""
+        mesh = self.along(axis)
+        return 0 if mesh is None else mesh.get_local_rank()
+
+
+def build_mesh(sizes: Mapping[str, int], world: dist.ProcessGroup | None, device: torch.device) -> Mesh:
+    """The mesh of all processes; every one of them calls this."""
+    wide = {axis: size for axis, size in sizes.items() if size > 1}
+    if all(axis == "data" for axis in wide):
+        part = (0, 1) if world is None else (dist.get_rank(world), dist.get_world_size(world))
+        return Mesh(sizes=sizes, native=None, world=world, batch=world, batch_part=part)
+    native = init_device_mesh(device.type, tuple(wide.values()), mesh_dim_names=tuple(wide))
+    split = tuple(axis for axis in wide if axis in BATCH_AXES)
+    index = 0
+    for axis in split:
+        index = index * sizes[axis] + native.get_local_rank(axis)
+    part = (index, math.prod(sizes[axis] for axis in split))
+    return Mesh(sizes=sizes, native=native, world=world, batch=_group(native, split), batch_part=part)
+
+
+def _group(native: DeviceMesh, axes: tuple[str, ...]) -> dist.ProcessGroup | None:
+    if not axes:
+        return None
+    mesh = native[axes]
+    return (mesh if len(axes) == 1 else mesh._flatten("batch")).get_group()

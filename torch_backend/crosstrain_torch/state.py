@@ -1,33 +1,35 @@
 """`TorchState`: a live nn.Module and its native optimizer."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
+from crosstrain.sharding import ShardingPlan
 from crosstrain.snapshot import Snapshot, check_names, check_slots
 from crosstrain.state import Gradients, TrainState, foreign_gradients
 from crosstrain_torch import naming, optim
 from crosstrain_torch.host import copy_into, generators, lazily, set_generators, to_numpy
-from crosstrain_torch.models.layers import BatchNorm, Dropout, synchronise
-from crosstrain_torch.precision import param_dtype
+from crosstrain_torch.models.layers import Dropout
+from crosstrain_torch.placing import place
+from crosstrain_torch.sharding import Mesh
+from crosstrain_torch.shards import Learning, Shards, local, reduce_sum, wrap
 
 
 class TorchGradients(Gradients):
-    """Gradients in the order of the state's parameters; None where a parameter had none."""
+    """Gradients by name of the state's parameters, as far as this process holds them; None where there is none."""
 
-    def __init__(self, names: list[str], grads: list[torch.Tensor | None]) -> None:
-        self.names, self.grads = names, grads
+    def __init__(self, grads: dict[str, torch.Tensor | None], params: Mapping[str, torch.Tensor]) -> None:
+        self.grads, self._params = grads, params
 
     def to_host(self) -> dict[str, np.ndarray]:
         """See `crosstrain.Gradients`."""
-        return {name: to_numpy(grad) for name, grad in zip(self.names, self.grads, strict=True) if grad is not None}
+        return {n: to_numpy(wrap(grad, self._params[n])) for n, grad in self.grads.items() if grad is not None}
 
 
 class TorchState(TrainState):
@@ -41,26 +43,20 @@ class TorchState(TrainState):
         *,
         precision: Precision,
         device: torch.device,
-        group: Any,
+        mesh: Mesh,
+        plan: ShardingPlan,
     ) -> None:
-        super().__init__(optimizer, average)
-        model.to(device=device, dtype=param_dtype(precision))
-        if any(isinstance(module, nn.Conv2d) for module in model.modules()):
-            model.to(memory_format=torch.channels_last)
-        self._model, self._device = model.train(), device
-        for module in model.modules():
-            if isinstance(module, BatchNorm):
-                module.group = group
-            elif group is not None and isinstance(module, _BatchNorm) and not _is_synchronised(module, device):
-                synchronise(module, group)
+        super().__init__(optimizer, average, plan)
+        self.gathered = place(model, plan, mesh, precision, device)
+        self._model, self._device, self._mesh = model.train(), device, mesh
         self.dropouts = [m for m in model.modules() if isinstance(m, Dropout) and m.rate]
         self.params = naming.parameters(model)
-        self._trainable = {name: param for name, param in self.params.items() if param.requires_grad}
-        self.trained = list(self._trainable.values())
-        self.native_optimizer = optim.build(optimizer, model, self._trainable) if optimizer is not None else None
-        self.frozen_groups: tuple[bool, ...] = ()
+        self.shards = Shards(self.params, mesh.world)
+        self.learning = Learning(self.shards)
+        self.native_optimizer = None if optimizer is None else self._build_optimizer()
         self.reading: Future[None] | None = None
         self.averages = {name: p.detach().clone() for name, p in self.params.items()} if average is not None else {}
+        self._local_averages = [local(average) for average in self.averages.values()]
 
     @property
     def model(self) -> nn.Module:
@@ -78,27 +74,12 @@ class TorchState(TrainState):
         roles = naming.roles(self._model)
         return {name: roles[name] for name in self.params}
 
-    def hold(self) -> None:
-        """Asks for no gradients of the parameters that the next step leaves as they are, and again for the others'."""
-        if self.native_optimizer is None:
-            return
-        groups = self.native_optimizer.param_groups
-        frozen = tuple(group["settings"].frozen_at(self._step) for group in groups) if self.optimizer.layers else ()
-        frozen = frozen if any(frozen) else ()
-        if frozen == self.frozen_groups:
-            return
-        self.frozen_groups = frozen
-        held = {param for yes, group in zip(frozen, groups, strict=False) if yes for param in group["params"]}
-        self.trained = [param for param in self._trainable.values() if param not in held]
-        for param in self._trainable.values():
-            param.requires_grad_(param not in held)
-
     def take_gradients(self) -> TorchGradients:
         """Moves the gradients out of the parameters."""
-        grads = [param.grad for param in self.params.values()]
-        for param in self.params.values():
+        grads = {name: param.grad for name, param in self.shards.local.items()}
+        for param in self.shards.local.values():
             param.grad = None
-        return TorchGradients(list(self.params), grads)
+        return TorchGradients(grads, self.params)
 
     def apply_gradients(
         self, gradients: Gradients, *, clip_norm: float | None = None, clip_value: float | None = None
@@ -107,25 +88,38 @@ class TorchState(TrainState):
         if not isinstance(gradients, TorchGradients) or not self._owns(gradients):
             raise foreign_gradients(gradients)
         clipping = Clipping(norm=clip_norm, value=clip_value)
-        self.hold()
-        for param, grad in zip(self.params.values(), gradients.grads, strict=True):
-            param.grad = grad if param.requires_grad else None
-        optim.clip(self.gradient_list(), clipping)
+        self.learning.hold(self.frozen)
+        for name, param in self.shards.local.items():
+            param.grad = gradients.grads[name]
+        self.learning.drop_others(self.shards.local.values())
+        self.clip(clipping)
         self.update(*self.hyper())
         self._step += 1
 
-    def gradient_list(self) -> list[torch.Tensor]:
-        """The gradients that are there."""
-        return [param.grad for param in self.trained if param.grad is not None]
+    def clip(self, clipping: Clipping, norm: torch.Tensor | None = None) -> None:
+        """Brings the gradients that are there within the limits; `norm` is their global norm where it is known."""
+        optim.clip(self.learning.now, clipping, self.shards, norm)
 
-    def fill_missing_gradients(self) -> None:
-        """Gives parameters that the loss does not depend on their gradient, which is zero.
+    def collect_gradients(self) -> list[torch.Tensor]:
+        """This process's part of every gradient, after the last backward pass.
 
-        torch leaves it out, and its optimizers then skip the parameter's weight decay and momentum.
+        Parameters that the loss does not depend on get theirs, which is zero: torch leaves it out, and its optimizers
+        then skip the parameter's weight decay and momentum.
         """
-        for param in self.trained:
+        self.shards.collect_gradients()
+        if self.learning.held:
+            self.learning.drop_others(self.shards.local.values())
+        for param in self.learning.now:
             if param.grad is None:
                 param.grad = torch.zeros_like(param)
+        return [param.grad for param in self.learning.now if param.grad is not None]
+
+    def reduce_gradients(self) -> None:
+        """Adds up over the batch what neither FSDP nor DDP adds up."""
+        if self._mesh.batch is not None:
+            pairs = zip(self.params.values(), self.shards.local.values(), strict=True)
+            grads = [p.grad for native, p in pairs if native not in self.gathered and p.grad is not None]
+            reduce_sum(grads, self._mesh.batch)
 
     def update(self, rate: float, momentum: float, average: float) -> None:
         """One native optimizer step, then the average; the gradients are gone after it."""
@@ -136,16 +130,34 @@ class TorchState(TrainState):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if self.averages and average:
-            params = [param.detach() for param in self.params.values()]
-            optim.update_average(list(self.averages.values()), params, average)
+            params = [param.detach() for param in self.shards.local.values()]
+            optim.update_average(self._local_averages, params, average)
+
+    @contextlib.contextmanager
+    def with_averages(self) -> Iterator[None]:
+        """The averages in the place of the weights; they change places."""
+        self._wait_for_readers()
+        params = [param.detach() for param in self.shards.local.values()]
+
+        def swap() -> None:
+            for param, average in zip(params, self._local_averages, strict=True):
+                kept = param.clone()
+                param.copy_(average)
+                average.copy_(kept)
+
+        swap()
+        try:
+            yield
+        finally:
+            swap()
 
     def to_gradients(self, values: Mapping[str, np.ndarray]) -> TorchGradients:
         """See `crosstrain.TrainState`."""
-        trained = self._trainable
+        trained = {name: param for name, param in self.params.items() if name in self.learning.trainable}
         check_names("gradients", {name: tuple(param.shape) for name, param in trained.items()}, values)
         grads = {name: torch.empty_like(param.detach()) for name, param in trained.items()}
         copy_into(grads, values)
-        return TorchGradients(list(self.params), [grads.get(name) for name in self.params])
+        return TorchGradients({n: local(grads[n]) if n in grads else None for n in self.params}, self.params)
 
     def view(self) -> Snapshot:
         """See `crosstrain.TrainState`."""
@@ -182,7 +194,7 @@ class TorchState(TrainState):
         self._wait_for_readers()
         changing, steady = self.tensors()
         for name, target in (changing | steady).items():
-            target.copy_(values[name])
+            local(target).copy_(local(values[name]))
         set_generators({name.removeprefix("native/torch/"): each for name, each in values.items()}, self._device)
         if self.native_optimizer is not None:
             optim.set_counters(self.optimizer, self.native_optimizer, step)
@@ -216,17 +228,16 @@ class TorchState(TrainState):
             "native": {f"torch/{name}": values for name, values in counters.items()},
         }
 
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        return optim.build(self.optimizer, self.shards, self.parameter_roles, self.learning.trainable)
+
     def _regroup(self) -> None:
         old = self.native_optimizer
         assert old is not None
-        self.native_optimizer = new = optim.build(self.optimizer, self._model, self._trainable)
+        self.native_optimizer = new = self._build_optimizer()
         for param, kept in old.state.items():
             new.state[param] = kept
         optim.set_counters(self.optimizer, new, self._step)
-        self.frozen_groups = ()
-        self.trained = list(self._trainable.values())
-        for param in self.trained:
-            param.requires_grad_(True)
 
     def _wait_for_readers(self) -> None:
         reading, self.reading = self.reading, None
@@ -234,15 +245,15 @@ class TorchState(TrainState):
             reading.result()
 
     def _owns(self, gradients: TorchGradients) -> bool:
-        return gradients.names == list(self.params) and all(
-            grad is None or grad.shape == param.shape
-            for grad, param in zip(gradients.grads, self.params.values(), strict=True)
+        own = self.shards.local
+        return list(gradients.grads) == list(own) and all(
+            grad is None or grad.shape == own[name].shape for name, grad in gradients.grads.items()
         )
 
     def _moments(self) -> dict[str, dict[str, torch.Tensor]]:
         if self.native_optimizer is None:
             return {}
-        return optim.slots(self.optimizer, self.native_optimizer, self.params)
+        return optim.slots(self.optimizer, self.native_optimizer, self.shards)
 
     def _load_moments(self, snapshot: Snapshot) -> None:
         if self.native_optimizer is None or not snapshot.moments:
@@ -256,11 +267,6 @@ class TorchState(TrainState):
         counters = naming.counters(self._model)
         copy_into({name: each for name, each in counters.items() if name in given}, given)
         set_generators({name: torch.from_numpy(np.array(values)) for name, values in given.items()}, self._device)
-
-
-def _is_synchronised(module: _BatchNorm, device: torch.device) -> bool:
-    """torch's SyncBatchNorm works on CUDA devices only."""
-    return isinstance(module, nn.SyncBatchNorm) and device.type == "cuda"
 
 
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

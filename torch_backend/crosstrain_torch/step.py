@@ -20,22 +20,26 @@ from crosstrain.precision import Precision
 from crosstrain.random import WORD_MASK, StepRandom, seed_key, threefry2x32
 from crosstrain.state import require_trainable
 from crosstrain.step import LossFn, StepHyper, StepOptions
-from crosstrain_torch import optim
+from crosstrain_torch import fsdp, optim
 from crosstrain_torch.collectives import all_reduce
 from crosstrain_torch.objective import Batch, Objective, call
 from crosstrain_torch.precision import forward_scope
+from crosstrain_torch.sharding import Mesh
 from crosstrain_torch.state import TorchGradients, TorchState
 
 Outputs = dict[str, Loss]
 
 
 class Runtime:
-    """What every step of one accelerator shares: precision, device, process group, seed."""
+    """What every step of one accelerator shares: precision, device, mesh, seed.
 
-    def __init__(self, precision: Precision, device: torch.device, group: Any, seed: int) -> None:
-        self.precision, self.device, self.group = precision, device, group
-        self.process_count = 1 if group is None else torch.distributed.get_world_size(group)
-        self.process_index = 0 if group is None else torch.distributed.get_rank(group)
+    `group` has the processes that see different examples; without a mesh beyond `data`, DDP adds up their gradients.
+    """
+
+    def __init__(self, precision: Precision, device: torch.device, mesh: Mesh, seed: int) -> None:
+        self.precision, self.device, self.mesh = precision, device, mesh
+        self.group, (self.part, self.parts) = mesh.batch, mesh.batch_part
+        self.uses_ddp = mesh.native is None and mesh.world is not None
         self._dropout_key = seed_key(seed, "dropout")
 
     def bind_random(self, state: TorchState, step: int, rows: torch.Tensor) -> None:
@@ -81,16 +85,16 @@ class Gradient:
 
     def __call__(self, state: TorchState, batch: Batch, others: tuple[TorchState, ...]) -> Outputs:
         """Gradients of sum / weight over the global batch; returns the global sums and weights."""
-        state.hold()
+        state.learning.hold(state.frozen)
         objective = self._objective(state, others)
         if self._count == 1 and self._runtime.group is None:
             outputs = self._forward(objective, state, batch, others, self._rows(batch))
             loss = outputs["loss"]
             (loss.sum / loss.weight).backward()
+            state.collect_gradients()
             outputs = _detach(outputs)
         else:
             outputs = self._accumulate(objective, state, batch, others)
-        state.fill_missing_gradients()
         return outputs
 
     def _accumulate(
@@ -100,14 +104,18 @@ class Gradient:
         rows = self._rows(batch)
         for index, (part, part_rows) in enumerate(self._micro_batches(batch, rows)):
             last = index == self._count - 1
+            fsdp.set_sync(state.model, last)
             with contextlib.nullcontext() if last else _without_sync(objective):
                 outputs = self._forward(objective, state, part, others, part_rows)
                 outputs["loss"].sum.backward()
             total = _add(total, _detach(outputs))
         total = self._runtime.reduce(total)
+        grads = state.collect_gradients()
+        if not self._runtime.uses_ddp:
+            state.reduce_gradients()
         # DDP averages over processes; the definition is the sum over all examples by the sum of all weights.
-        grads = state.gradient_list()
-        torch._foreach_mul_(grads, self._runtime.process_count / total["loss"].weight)
+        scale = self._runtime.parts if self._runtime.uses_ddp else 1
+        torch._foreach_mul_(grads, scale / total["loss"].weight)
         return total
 
     def _forward(
@@ -131,7 +139,7 @@ class Gradient:
         """Which examples of the global batch these are; the same tensor for every batch of one size."""
         size = len(next(iter(batch.values())))
         if size not in self._positions:
-            start = self._runtime.process_index * size
+            start = self._runtime.part * size
             self._positions[size] = torch.arange(start, start + size, device=self._runtime.device)
         return self._positions[size]
 
@@ -145,10 +153,10 @@ class Gradient:
     def _objective(self, state: TorchState, others: tuple[TorchState, ...]) -> nn.Module:
         cache = self._objectives.setdefault(state, {})
         # DistributedDataParallel reduces what had a gradient when it was made.
-        key = (state.frozen_groups, *(id(other) for other in others))
+        key = (state.learning.held, *(id(other) for other in others))
         if key not in cache:
             objective: nn.Module = Objective(self._loss_fn, state.model, tuple(other.model for other in others))
-            if self._runtime.group is not None:
+            if self._runtime.uses_ddp:
                 objective = _distribute(objective, others, self._runtime)
             cache[key] = objective
         return cache[key]
@@ -217,11 +225,11 @@ class TrainRun:
         """Forward, backward, clip, update."""
         outputs = self._gradient(state, batch, others)
         if self._looks_at_gradients:
-            grads, norm = state.gradient_list(), None
+            norm = None
             if self._options.wants_norm:
-                norm = optim.global_norm(grads)
+                norm = optim.global_norm(state.learning.now, state.shards)
                 outputs["grad_norm"] = Loss(norm, 1.0)
-            optim.clip(grads, self._clipping, norm)
+            state.clip(self._clipping, norm)
         state.update(*hyper)
         return self._runtime.metrics(outputs, {"learning_rate": hyper[0]})
 

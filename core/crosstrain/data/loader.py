@@ -199,7 +199,7 @@ class Loader:
             first=start.batch,
         )
         batches = self._weighed(batches, start)
-        local = (batch.local(self._placement.process_index, self._placement.process_count) for batch in batches)
+        local = (batch.local(self._placement.part, self._placement.parts) for batch in batches)
         with gathering(source, self._spec.workers) as gather:
             fetched: Iterable[tuple[Arrays, tuple[np.ndarray, np.ndarray]]]
             if self._torch_loader:
@@ -241,7 +241,7 @@ class Loader:
                 if self._padded_size is None:
                     self._placement.require_divisible(size, "the last batch")
             rows = pad_rows(np.arange(size), self._padded_size or size, np.arange(size, size + len(pool)))
-            chosen, weights = rows.local(self._placement.process_index, self._placement.process_count)
+            chosen, weights = rows.local(self._placement.part, self._placement.parts)
             examples = window.examples + pool
             places = np.concatenate([window.first + np.arange(size), np.arange(len(pool))])[chosen]
             context = Context(seed=self._spec.seed, epoch=start.epoch, examples=places)

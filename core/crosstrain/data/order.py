@@ -20,11 +20,11 @@ class BatchRows:
     rows: np.ndarray
     real: int
 
-    def local(self, process_index: int, process_count: int) -> tuple[np.ndarray, np.ndarray]:
-        """This process's contiguous part: indices, and weights (1 real, 0 padding), both of shape (B / processes,)."""
-        size = len(self.rows) // process_count
-        part = slice(process_index * size, (process_index + 1) * size)
-        return self.rows[part], padding_weights(len(self.rows), self.real)[part]
+    def local(self, part: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
+        """A contiguous part: indices, and weights (1 real, 0 padding), both of shape (B / parts,)."""
+        size = len(self.rows) // parts
+        chosen = slice(part * size, (part + 1) * size)
+        return self.rows[chosen], padding_weights(len(self.rows), self.real)[chosen]
 
 
 def padding_weights(size: int, real: int) -> np.ndarray:

@@ -32,16 +32,16 @@ class Placement:
     """Where batches go.
 
     Attributes:
-        process_index: this process.
-        process_count: all processes; each loads its contiguous part of every global batch.
-        data_size: devices over which the batch is split.
+        part: which contiguous part of every global batch this process loads.
+        parts: how many there are; processes that hold other parts of the same model load the same part of the batch.
+        data_size: over how many devices the batch is split.
         float_dtype: floating fields are cast to it.
         wide_integers: whether integers wider than 32 bits stay as they are (torch's losses want them) or become int32.
         put: copies this process's part to its devices.
     """
 
-    process_index: int
-    process_count: int
+    part: int
+    parts: int
     data_size: int
     float_dtype: str
     wide_integers: bool = False
@@ -71,7 +71,7 @@ class Placement:
         size = next(iter(sizes.values()))
         if not size or len(set(sizes.values())) > 1:
             raise DataError(f"all fields of a batch must have the same number of examples (at least 1), got {sizes}.")
-        self.require_divisible(size * self.process_count, "the batch")
+        self.require_divisible(size * self.parts, "the batch")
         return converted
 
     def require_divisible(self, size: int, what: str) -> None:
@@ -91,12 +91,12 @@ class Placement:
     def require_some_weight(self, batch: Arrays, what: str) -> None:
         """Refuses a batch in which no example counts: its loss would be 0 / 0.
 
-        With several processes this one's part may weigh nothing, and only the whole batch could tell.
+        With several parts this process's part may weigh nothing, and only the whole batch could tell.
 
         Raises:
             DataError: names the batch.
         """
-        if self.process_count == 1 and WEIGHT in batch:
+        if self.parts == 1 and WEIGHT in batch:
             require_some_weight(batch[WEIGHT], what)
 
     def _convert(self, name: str, values: np.ndarray) -> np.ndarray:

@@ -101,6 +101,10 @@ class GPTConfig(ModelConfig):
             table["output.weight"] = matrix(self.vocab_size, self.dim, ("vocab", "embed"))
         return table
 
+    def units(self) -> dict[str, int]:
+        """See `ModelConfig`: attention heads stay whole."""
+        return {"heads": self.n_heads, "kv_heads": self.kv_heads}
+
     def rope_angles(self) -> np.ndarray:
         """Angle of pair i at position t: t theta^(-2i / head_dim) (Su et al. 2021).
 

@@ -43,6 +43,10 @@ class ModelConfig(abc.ABC):
     def parameters(self) -> dict[str, ParamSpec]:
         """Canonical name -> parameter, in the order of the forward pass."""
 
+    def units(self) -> dict[str, int]:
+        """Logical axis -> into how many parts it may be cut, where that is fewer than its elements."""
+        return {}
+
     @property
     def parameter_count(self) -> int:
         """How many numbers are trained."""

@@ -12,6 +12,11 @@ Span = tuple[int, int | None]
 """Optimizer steps from the first up to, not with, the second; None: without end."""
 
 
+def covers(spans: tuple[Span, ...], step: int) -> bool:
+    """Whether a step lies in one of the spans."""
+    return any(start <= step and (end is None or step < end) for start, end in spans)
+
+
 class ParamSettings(NamedTuple):
     """What one parameter's groups come to.
 
@@ -27,7 +32,7 @@ class ParamSettings(NamedTuple):
 
     def frozen_at(self, step: int) -> bool:
         """Whether the 0-based optimizer step `step` leaves the parameter as it is."""
-        return any(start <= step and (end is None or step < end) for start, end in self.frozen)
+        return covers(self.frozen, step)
 
     def updates(self, step: int) -> Sequence[int]:
         """Those of the first `step` optimizer steps that updated the parameter."""
@@ -68,6 +73,10 @@ class LayerGroup:
     def matches(self, name: str, role: str) -> bool:
         """Whether a parameter belongs to this group."""
         return matches(self.match, self.roles, name, role)
+
+    def frozen_at(self, step: int) -> bool:
+        """Whether the 0-based optimizer step `step` leaves its parameters as they are."""
+        return covers(self.frozen, step)
 
     def history(self, step: int) -> "LayerGroup | None":
         """Only what it says of steps before `step`, which update counts rest on; None where that is nothing."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crosstrain.accelerator import Accelerator
-from crosstrain.parity.envelope import compare_low_precision
-from crosstrain.parity.side import Side
-from crosstrain.parity.verdict import compare
+from crosstrain.parity.envelope import compare_low_precision_open
+from crosstrain.parity.side import Live, Side
+from crosstrain.parity.verdict import compare_open
 from crosstrain.schedules import Schedule
 
 
@@ -36,17 +36,19 @@ def detection(a: Side, *, precision: str, total_steps: int, seeds: int = 8) -> l
         total_steps: as for `crosstrain.parity.compare`.
         seeds: nudges per envelope.
     """
-    found = []
-    for name, changed in planted_bugs(a).items():
+    reference = a.open(precision)
+    start = reference.snapshot()
+
+    def is_seen(changed: Live) -> bool:
         if precision == "fp64":
-            verdict = compare(a, changed, total_steps=total_steps, free_steps=20)
-            seen = any(finding not in verdict.static for finding in verdict.findings)
-        else:
-            seen = bool(
-                compare_low_precision(a, changed, precision=precision, total_steps=total_steps, seeds=seeds).findings
-            )
-        found.append(Planted(name=name, precision=precision, seen=seen))
-    return found
+            verdict = compare_open(reference, changed, total_steps=total_steps, free_steps=20, start=start)
+            return any(finding not in verdict.static for finding in verdict.findings)
+        reference.load(start)
+        low = compare_low_precision_open(reference, changed, precision=precision, total_steps=total_steps, seeds=seeds)
+        return bool(low.findings)
+
+    bugs = planted_bugs(a).items()
+    return [Planted(name=name, precision=precision, seen=is_seen(side.open(precision))) for name, side in bugs]
 
 
 def planted_bugs(side: Side) -> dict[str, Side]:

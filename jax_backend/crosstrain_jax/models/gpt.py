@@ -11,6 +11,9 @@ from crosstrain.models.checks import require_integer, require_length, require_sh
 from crosstrain.models.gpt import GPTConfig
 from crosstrain_jax.models.layers import Dropout, RMSNorm
 from crosstrain_jax.precision import wide_dtype
+from crosstrain_jax.sharding import constrain
+
+_STREAM = ("batch", "sequence", "embed")
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
@@ -102,10 +105,11 @@ class GPT(nnx.Module):
         require_integer("tokens", tokens, jnp.issubdtype(tokens.dtype, jnp.floating))
         require_shape("tokens", tokens, ("B", "T"))
         require_length(tokens, self.config.max_seq_len)
-        x = self.dropout(self.tok_embeddings(tokens))
+        x = self.dropout(constrain(self.tok_embeddings(tokens), *_STREAM))
         angles = self.config.rope_angles()[: tokens.shape[1]]
         cos, sin = jnp.asarray(np.cos(angles), wide_dtype(x)), jnp.asarray(np.sin(angles), wide_dtype(x))
         for layer in self.layers:
-            x = layer(x, cos, sin)
+            x = constrain(layer(x, cos, sin), *_STREAM)
         x = self.norm(x)
-        return self.tok_embeddings.attend(x) if self.config.tie_embeddings else self.output(x)
+        logits = self.tok_embeddings.attend(x) if self.config.tie_embeddings else self.output(x)
+        return constrain(logits, "batch", "sequence", "vocab")

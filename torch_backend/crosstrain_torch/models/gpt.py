@@ -6,7 +6,7 @@ from torch import nn
 
 from crosstrain.models.checks import require_integer, require_length, require_shape
 from crosstrain.models.gpt import GPTConfig
-from crosstrain_torch.models.layers import Dropout, RMSNorm
+from crosstrain_torch.models.layers import Dropout, RMSNorm, project
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -31,9 +31,11 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """(B, T, dim) -> (B, T, dim)."""
         c = self.config
-        q = rotate(self.wq(x).unflatten(-1, (c.n_heads, c.head_dim)), cos, sin)
-        k = rotate(self.wk(x).unflatten(-1, (c.kv_heads, c.head_dim)), cos, sin)
-        v = self.wv(x).unflatten(-1, (c.kv_heads, c.head_dim))
+        # As many heads as are here: tensor parallelism splits them.
+        heads = (-1, c.head_dim)
+        q = rotate(self.wq(x).unflatten(-1, heads), cos, sin)
+        k = rotate(self.wk(x).unflatten(-1, heads), cos, sin)
+        v = self.wv(x).unflatten(-1, heads)
         out = F.scaled_dot_product_attention(
             q.transpose(1, 2),
             k.transpose(1, 2),
@@ -103,4 +105,4 @@ class GPT(nn.Module):
         for layer in self.layers:
             x = layer(x, cos, sin)
         x = self.norm(x)
-        return F.linear(x, self.tok_embeddings.weight) if self.output is None else self.output(x)
+        return project(x, self.tok_embeddings.weight) if self.output is None else self.output(x)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.tensor import DTensor, Replicate
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from crosstrain.models.checks import require_groups
@@ -169,11 +170,16 @@ class Dropout(nn.Module):
     """Inverted dropout whose mask is a function of (seed, step, layer name, example, feature): see `StepRandom`.
 
     The training step sets `random` before each forward pass.
+
+    Args:
+        rate: probability of dropping an element.
+        name: canonical.
+        width: size of the last dimension, where that may be split over `tensor`; `part` says which part is here.
     """
 
-    def __init__(self, rate: float, name: str) -> None:
+    def __init__(self, rate: float, name: str, width: int | None = None) -> None:
         super().__init__()
-        self.rate = rate
+        self.rate, self.width, self.part = rate, width, 0
         self.layer = stable_hash(name, bits=32)
         self.random: StepRandom | None = None
 
@@ -183,8 +189,25 @@ class Dropout(nn.Module):
             return x
         if self.random is None:
             raise RuntimeError("dropout needs the randomness of a step: call the model inside a crosstrain step.")
-        columns = torch.arange(x[0].numel(), device=x.device)
+        columns = self._columns(x)
         layer = torch.tensor(self.layer, device=x.device)
         bits = self.random.bits(layer, columns)
         keep = (bits < keep_threshold(self.rate)).reshape(x.shape)
         return torch.where(keep, x / (1.0 - self.rate), 0.0)
+
+    def _columns(self, x: torch.Tensor) -> torch.Tensor:
+        """Which elements of a whole example these are."""
+        count, here = x[0].numel(), x.shape[-1]
+        if self.width in (None, here):
+            return torch.arange(count, device=x.device)
+        outer = torch.arange(count // here, device=x.device)[:, None] * self.width
+        return (outer + self.part * here + torch.arange(here, device=x.device)).flatten()
+
+
+def project(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x weight^T, whole, also where `weight` is split over `tensor`: (..., in) -> (..., out)."""
+    if not isinstance(weight, DTensor):
+        return F.linear(x, weight)
+    whole = [Replicate()] * weight.device_mesh.ndim
+    x = DTensor.from_local(x, weight.device_mesh, whole, run_check=False)
+    return F.linear(x, weight).redistribute(placements=whole).to_local()

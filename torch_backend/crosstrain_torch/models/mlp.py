@@ -25,7 +25,9 @@ class MLP(nn.Module):
         self.config = config
         pairs = list(zip(config.widths, config.widths[1:], strict=False))
         self.layers = nn.ModuleList(nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairs)
-        self.dropouts = nn.ModuleList(Dropout(config.dropout, f"dropouts.{i}") for i in range(len(pairs) - 1))
+        self.dropouts = nn.ModuleList(
+            Dropout(config.dropout, f"dropouts.{i}", width) for i, width in enumerate(config.hidden)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, ...) -> logits (B, out_features)."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from crosstrain.optim import Role
+from crosstrain_torch.shards import Shards
 
 Group = dict[str, Any]
 Kept = dict[str, torch.Tensor]
@@ -28,6 +29,7 @@ class Rule(NamedTuple):
             step sets it.
         start: spec and parameter of a kind -> what the optimizer keeps for it before the first update.
         slots: canonical slot -> the optimizer's key in `optimizer.state[param]`.
+        means: key of what the optimizer keeps -> the dimension that it is a mean over, of size 1.
         set_momentum: puts this step's momentum into a group; None where there is none.
         kind: spec, role and dimensions -> which of a spec's updates a parameter follows.
     """
@@ -37,10 +39,17 @@ class Rule(NamedTuple):
     slots: Mapping[str, str]
     set_momentum: Callable[[Group, float], None] | None = None
     kind: Callable[[Any, Role, int], str] = _one_kind
+    means: Mapping[str, int] = {}
 
 
 class Foreach(torch.optim.Optimizer):
-    """An optimizer whose update runs over all parameters of a group at once."""
+    """An optimizer whose update runs over all parameters of a group at once.
+
+    Attributes:
+        shards: how the whole parameters lie whose parts are updated here.
+    """
+
+    shards: Shards
 
     def __init__(self, groups: list[Group], **defaults: Any) -> None:
         super().__init__(groups, {"lr": 0.0, **defaults})

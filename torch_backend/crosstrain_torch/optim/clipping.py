@@ -3,22 +3,28 @@
 import torch
 
 from crosstrain.optim import Clipping
+from crosstrain_torch.shards import Shards
 
 
-def global_norm(grads: list[torch.Tensor]) -> torch.Tensor:
-    """L2 norm over all gradients together."""
-    return torch.nn.utils.get_total_norm(grads)
+def global_norm(params: list[torch.Tensor], shards: Shards) -> torch.Tensor:
+    """L2 norm over all gradients of these local parameters together, each gradient whole."""
+    grads = [param.grad for param in params if param.grad is not None]
+    if not shards.split:
+        return torch.nn.utils.get_total_norm(grads)
+    return torch.linalg.vector_norm(shards.norms([param for param in params if param.grad is not None], grads))
 
 
-def clip(grads: list[torch.Tensor], clipping: Clipping, norm: torch.Tensor | None = None) -> None:
+def clip(params: list[torch.Tensor], clipping: Clipping, shards: Shards, norm: torch.Tensor | None = None) -> None:
     """Brings gradients within the limits, in place; `norm` is their global norm where it is known.
 
     `torch.nn.utils.clip_grad_norm_` adds 1e-6 to the norm; the definition does not.
     """
+    grads = [param.grad for param in params if param.grad is not None]
     if not grads:
         return
     if clipping.value is not None:
         torch._foreach_clamp_min_(grads, -clipping.value)
         torch._foreach_clamp_max_(grads, clipping.value)
     elif clipping.norm is not None:
-        torch._foreach_mul_(grads, torch.clamp(clipping.norm / (global_norm(grads) if norm is None else norm), max=1.0))
+        norm = global_norm(params, shards) if norm is None else norm
+        torch._foreach_mul_(grads, torch.clamp(clipping.norm / norm, max=1.0))

@@ -15,7 +15,7 @@ class LambOptimizer(Foreach):
         directions = directions_of(grads, kept, group["betas"], group["eps"])
         if group["weight_decay"]:
             torch._foreach_add_(directions, params, alpha=group["weight_decay"])
-        lengths, theirs = (torch.stack(list(torch._foreach_norm(each))) for each in (params, directions))
+        lengths, theirs = (self.shards.norms(params, each) for each in (params, directions))
         ratios = torch.where((lengths > 0) & (theirs > 0), lengths / theirs, 1.0)
         torch._foreach_mul_(directions, list(ratios.unbind()))
         torch._foreach_add_(params, directions, alpha=-group["lr"])

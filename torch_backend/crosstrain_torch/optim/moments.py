@@ -1,20 +1,24 @@
 """Canonical slots of the moments that an optimizer keeps, and the counts beside them."""
 
-from collections.abc import Mapping
-
 import torch
 
 from crosstrain.optim import OptimizerSpec
 from crosstrain_torch.optim.rules import RULES
+from crosstrain_torch.shards import Shards, wrap
 
 Slots = dict[str, dict[str, torch.Tensor]]
 
 
-def slots(spec: OptimizerSpec, optimizer: torch.optim.Optimizer, params: Mapping[str, torch.Tensor]) -> Slots:
+def slots(spec: OptimizerSpec, optimizer: torch.optim.Optimizer, shards: Shards) -> Slots:
     """Canonical slot -> name -> the live moment, for parameters that have it; slots that none has are left out."""
+    rule = RULES[type(spec)]
     found = {
-        slot: {name: kept[key] for name, param in params.items() if key in (kept := optimizer.state.get(param, {}))}
-        for slot, key in RULES[type(spec)].slots.items()
+        slot: {
+            name: wrap(kept[key], shards.native[name], rule.means.get(key))
+            for name, param in shards.local.items()
+            if key in (kept := optimizer.state.get(param, {}))
+        }
+        for slot, key in rule.slots.items()
     }
     return {slot: moments for slot, moments in found.items() if moments}
 

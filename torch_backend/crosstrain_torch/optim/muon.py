@@ -6,6 +6,7 @@ from crosstrain.optim import Muon, Role
 from crosstrain.optim.muon import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS
 from crosstrain_torch.optim import adam
 from crosstrain_torch.optim.base import Foreach, Group, Kept, Rule, Tensors, column, decay_and_add
+from crosstrain_torch.shards import part, whole, wrap
 
 _MATRIX = "matrix"
 
@@ -21,18 +22,22 @@ class MuonOptimizer(Foreach):
         """See `Foreach`."""
         spec = self._spec
         if group["kind"] == _MATRIX:
-            directions, scale = self._orthogonalised(group["momentum"], grads, column(kept, "momentum")), 1.0
+            directions, scale = self._orthogonalised(group["momentum"], params, grads, column(kept, "momentum")), 1.0
         else:
             betas, eps = adam.betas_of(spec.fallback), spec.fallback.eps
             directions, scale = adam.directions_of(grads, kept, betas, eps), spec.fallback_scale
         decay_and_add(group, params, directions, group["lr"] * scale)
 
-    def _orthogonalised(self, momentum: float, grads: Tensors, momenta: Tensors) -> Tensors:
+    def _orthogonalised(self, momentum: float, params: Tensors, grads: Tensors, momenta: Tensors) -> Tensors:
         torch._foreach_mul_(momenta, momentum)
         torch._foreach_add_(momenta, grads)
         if self._spec.nesterov:
             momenta = list(torch._foreach_add(grads, momenta, alpha=momentum))
-        return [_orthogonal(u, self._spec.eps) for u in momenta]
+        owners = [self.shards.owner(param) for param in params]
+        return [
+            part(_orthogonal(whole(wrap(u, owner)), self._spec.eps), owner)
+            for u, owner in zip(momenta, owners, strict=True)
+        ]
 
 
 def _orthogonal(u: torch.Tensor, eps: float) -> torch.Tensor:

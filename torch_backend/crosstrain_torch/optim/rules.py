@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from crosstrain.errors import ConfigError
 from crosstrain.optim import (
@@ -19,11 +18,12 @@ from crosstrain.optim import (
     OptimizerSpec,
     RAdam,
     RmsProp,
+    Role,
     Sgd,
 )
-from crosstrain_torch import naming
 from crosstrain_torch.optim import adafactor, adam, adam_variants, adaptive, lamb, lion, muon, sgd
-from crosstrain_torch.optim.base import Rule
+from crosstrain_torch.optim.base import Foreach, Rule
+from crosstrain_torch.shards import Shards
 
 RULES: Mapping[type[OptimizerSpec], Rule] = {
     Sgd: sgd.SGD,
@@ -40,8 +40,10 @@ RULES: Mapping[type[OptimizerSpec], Rule] = {
 }
 
 
-def build(spec: OptimizerSpec, model: nn.Module, trained: Collection[str]) -> torch.optim.Optimizer:
-    """The torch optimizer of a spec over parameters of a model by name; its rate is set before every step.
+def build(
+    spec: OptimizerSpec, shards: Shards, roles: Mapping[str, Role], trained: Collection[str]
+) -> torch.optim.Optimizer:
+    """The torch optimizer of a spec over the local parts of parameters by name; its rate is set before every step.
 
     Raises:
         ConfigError: a spec this engine does not know.
@@ -50,9 +52,8 @@ def build(spec: OptimizerSpec, model: nn.Module, trained: Collection[str]) -> to
         known = ", ".join(kind.__name__ for kind in RULES)
         raise ConfigError(f"optimizer must be one of {known} on the torch engine, got {type(spec).__name__}.")
     rule = RULES[type(spec)]
-    groups: dict[Any, list[nn.Parameter]] = {}
-    roles = naming.roles(model)
-    for name, param in naming.parameters(model).items():
+    groups: dict[Any, list[torch.Tensor]] = {}
+    for name, param in shards.local.items():
         if name in trained:
             key = (spec.settings(name, roles[name]), rule.kind(spec, roles[name], param.ndim))
             groups.setdefault(key, []).append(param)
@@ -69,6 +70,8 @@ def build(spec: OptimizerSpec, model: nn.Module, trained: Collection[str]) -> to
             for (settings, kind), params in groups.items()
         ],
     )
+    if isinstance(optimizer, Foreach | adafactor.AdafactorOptimizer):
+        optimizer.shards = shards
     for group in optimizer.param_groups:
         for param in group["params"]:
             optimizer.state[param].update(rule.start(spec, param.detach(), group["kind"]))

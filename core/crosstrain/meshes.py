@@ -1,0 +1,61 @@
+"""`Meshes`: an accelerator's mesh, what lies where on it, and which part of a batch a process loads."""
+
+# mypy: disable-error-code="empty-body"
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from crosstrain.abstract import abstractmethod
+from crosstrain.data.placement import Placement
+from crosstrain.errors import ConfigError
+from crosstrain.mesh import MeshSpec
+from crosstrain.precision import Precision
+from crosstrain.sharding import BATCH_AXES, ShardingRules
+
+
+class Meshes:
+    """A part of `Accelerator`.
+
+    Attributes:
+        device_count: devices of the run, over all processes.
+        mesh_sizes: size of every mesh axis, in devices.
+        sharding: how parameters are split over the mesh.
+    """
+
+    backend: ClassVar[str]
+    precision: Precision
+    device_count: int
+    mesh_sizes: dict[str, int]
+    sharding: ShardingRules
+    _wide_integers: ClassVar[bool]
+    _mesh_axes: ClassVar[tuple[str, ...]]
+    _batch_part: tuple[int, int]
+
+    @abstractmethod
+    def _build_mesh(self) -> None:
+        """Makes the native mesh from `mesh_sizes`; sets `_batch_part`: which part of a batch is ours, of how many."""
+
+    @abstractmethod
+    def _put(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Places this process's part of a global batch, split over the data axis."""
+
+    def _placement(self) -> Placement:
+        return Placement(
+            part=self._batch_part[0],
+            parts=self._batch_part[1],
+            data_size=math.prod(self.mesh_sizes[axis] for axis in BATCH_AXES),
+            float_dtype=self.precision.loss_dtype,
+            wide_integers=self._wide_integers,
+            put=self._put,
+        )
+
+    def _fit_mesh(self, mesh: MeshSpec) -> dict[str, int]:
+        sizes = mesh.resolve(self.device_count)
+        unsupported = [name for name, size in sizes.items() if name not in self._mesh_axes and size > 1]
+        if unsupported:
+            raise ConfigError(
+                f"mesh axes other than {', '.join(self._mesh_axes)} must be 1 on the {self.backend} engine in this "
+                f"version, got {mesh.describe()}. Use 1 for {', '.join(unsupported)}."
+            )
+        return sizes

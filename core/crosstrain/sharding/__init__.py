@@ -1,0 +1,7 @@
+"""Which part of every array a device holds: planned here once, obeyed by both engines."""
+
+from crosstrain.sharding.plan import ParamPlan, ShardingPlan
+from crosstrain.sharding.planner import plan_model, plan_parameters
+from crosstrain.sharding.rules import ACTIVATIONS, BATCH_AXES, ShardingRules
+
+__all__ = ["ACTIVATIONS", "BATCH_AXES", "ParamPlan", "ShardingPlan", "ShardingRules", "plan_model", "plan_parameters"]

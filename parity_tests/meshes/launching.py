@@ -1,0 +1,56 @@
+"""Starts the processes of a mesh and reads what they left."""
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from parity_tests import layouts
+from parity_tests.meshes import cases
+
+WORKER = Path(__file__).parent / "worker.py"
+Results = dict[str, dict[str, np.ndarray]]
+"""LAYOUT:CASE:OPTIMIZER:STEPS -> name -> array."""
+
+
+def run_name(layout: cases.Layout, case: cases.Case, optimizer: str, steps: int) -> str:
+    return f"{layout.name}:{case.name}:{optimizer}:{steps}"
+
+
+def on_one(run: str) -> str:
+    """The same run on one device."""
+    return ":".join([cases.ONE.name, *run.split(":")[1:]])
+
+
+def launch(backend: str, folder: Path, devices: int, runs: Sequence[str], timeout_s: float = 600) -> list[Results]:
+    """Runs on as many devices; what each process found.
+
+    Raises:
+        AssertionError: a process failed; has its output.
+    """
+    worker = [str(WORKER), backend, str(folder), str(devices), *runs]
+    processes = devices if backend == "torch" else 1
+    start(worker, processes, timeout_s)
+    return [_by_run(layouts.read(folder, index)) for index in range(processes)]
+
+
+def start(worker: Sequence[str], processes: int, timeout_s: float = 600) -> None:
+    """Runs a script in one process, or in several that torchrun starts.
+
+    Raises:
+        AssertionError: a process failed; has its output.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launcher, *worker]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def _by_run(results: Mapping[str, np.ndarray]) -> Results:
+    found: Results = {}
+    for key, values in results.items():
+        run, name = key.split("|")
+        found.setdefault(run, {})[name] = values
+    return found

@@ -1,0 +1,92 @@
+"""Fully sharded parameters (FSDP2) from a sharding plan: block by block, then what is left."""
+
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Shard
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from crosstrain.precision import Precision
+from crosstrain.sharding import ShardingPlan
+from crosstrain_torch import naming
+from crosstrain_torch.precision import DTYPES, casts
+from crosstrain_torch.sharding import Mesh
+
+_AXIS = "fsdp"
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+def shard(model: nn.Module, plan: ShardingPlan, mesh: Mesh, precision: Precision) -> frozenset[nn.Parameter]:
+    """Shards a model in place, and returns the parameters that FSDP gathers and reduces.
+
+    Parameters that the plan keeps whole are left alone. Gradients are sums over the processes, not means.
+    """
+    params = naming.parameters(model)
+    dimensions = {params[name]: param.dimension(_AXIS) for name, param in plan.params.items()}
+    whole = {param for param, dimension in dimensions.items() if dimension is None}
+    native = mesh.along("data", _AXIS)
+    if native is None or mesh.sizes[_AXIS] == 1 or len(whole) == len(params):
+        return frozenset()
+    for unit in _units(model, whole, precision):
+        fully_shard(
+            unit,
+            mesh=native,
+            shard_placement_fn=lambda param: Shard(dimensions[param] or 0),
+            mp_policy=_policy(unit, precision),
+            ignored_params=whole,
+        )
+    for module in fsdp_modules(model):
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)
+    return frozenset(param for param in naming.parameters(model).values() if param not in whole)
+
+
+def fsdp_modules(model: nn.Module) -> list[FSDPModule]:
+    """The units of a model."""
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def set_sync(model: nn.Module, sync: bool) -> None:
+    """Whether the next backward pass reduces the gradients, or adds to what each process has."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(sync)
+
+
+def reshard(model: nn.Module) -> None:
+    """Frees what a forward pass without a backward pass has gathered: after an update it would be out of date."""
+    for module in fsdp_modules(model):
+        module.reshard()
+
+
+def _units(model: nn.Module, whole: set[nn.Parameter], precision: Precision) -> list[nn.Module]:
+    """What is gathered as one, the inner ones first: the entries of every ModuleList, and the model."""
+    blocks = {id(child) for module in model.modules() if isinstance(module, nn.ModuleList) for child in module}
+    uses = _count_uses(model)
+
+    def is_unit(module: nn.Module) -> bool:
+        own = _count_uses(module)
+        if isinstance(module, _CONTAINERS) or not own.keys() - whole:
+            return False
+        alone = all(uses[param] == count for param, count in own.items())
+        separate = id(module) in blocks or (casts(precision) and isinstance(module, _BatchNorm))
+        return alone and separate
+
+    inner = [module for module in model.modules() if module is not model and is_unit(module)]
+    return [*reversed(inner), model]
+
+
+def _count_uses(module: nn.Module) -> dict[nn.Parameter, int]:
+    uses: dict[nn.Parameter, int] = {}
+    for _, param in module.named_parameters(remove_duplicate=False):
+        uses[param] = uses.get(param, 0) + 1
+    return uses
+
+
+def _policy(unit: nn.Module, precision: Precision) -> MixedPrecisionPolicy:
+    """torch's own BatchNorm keeps the type of its parameters; gradients are added in that of the weights."""
+    if not casts(precision) or isinstance(unit, _BatchNorm):
+        return MixedPrecisionPolicy(cast_forward_inputs=False)
+    return MixedPrecisionPolicy(
+        param_dtype=DTYPES[precision.compute_dtype],
+        reduce_dtype=DTYPES[precision.param_dtype],
+        cast_forward_inputs=False,
+    )

@@ -1,0 +1,42 @@
+"""Puts a native model on the devices: types, memory format, statistics of the global batch, and the sharding plan."""
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from crosstrain.precision import Precision
+from crosstrain.sharding import ShardingPlan
+from crosstrain_torch import fsdp, tensor
+from crosstrain_torch.models.layers import BatchNorm, Dropout, synchronise
+from crosstrain_torch.precision import param_dtype
+from crosstrain_torch.sharding import Mesh
+
+
+def place(
+    model: nn.Module, plan: ShardingPlan, mesh: Mesh, precision: Precision, device: torch.device
+) -> frozenset[nn.Parameter]:
+    """Places a model, in place, and returns the parameters that FSDP gathers and reduces.
+
+    Raises:
+        ConfigError: a layer that cannot be split as the plan says; nothing has been changed.
+    """
+    tensor.styles(model, plan)
+    model.to(device=device, dtype=param_dtype(precision))
+    if plan.is_trivial and any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        model.to(memory_format=torch.channels_last)
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.group = mesh.batch
+        elif mesh.batch is not None and isinstance(module, _BatchNorm) and not _is_synchronised(module, device):
+            synchronise(module, mesh.batch)
+        elif isinstance(module, Dropout):
+            module.part = mesh.index("tensor")
+    along = mesh.along("tensor")
+    if along is not None:
+        tensor.split(model, plan, along)
+    return fsdp.shard(model, plan, mesh, precision)
+
+
+def _is_synchronised(module: _BatchNorm, device: torch.device) -> bool:
+    """torch's SyncBatchNorm works on CUDA devices only."""
+    return isinstance(module, nn.SyncBatchNorm) and device.type == "cuda"

@@ -1,0 +1,165 @@
+"""Between the part of a tensor that this process holds and the whole one."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+Tensors = list[torch.Tensor]
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor: the same memory."""
+    with torch.no_grad():
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole tensor. A collective where it is split: every process calls it in the same order."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """This process's part of values that every process has, as it lies in `like`."""
+    if not isinstance(like, DTensor):
+        return values
+    return local(distribute_tensor(values, like.device_mesh, like.placements, src_data_rank=None))
+
+
+def wrap(values: torch.Tensor, like: torch.Tensor, mean_over: int | None = None) -> torch.Tensor:
+    """This process's part as a native tensor that lies as `like`, or as a mean of such over a dimension, of size 1."""
+    if not isinstance(like, DTensor):
+        return values
+    shape, placements = list(like.shape), list(like.placements)
+    if mean_over is not None:
+        gone = mean_over % like.ndim
+        shape[gone] = 1
+        placements = [Replicate() if isinstance(place, Shard) and place.dim == gone else place for place in placements]
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(
+        values, like.device_mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
+    )
+
+
+class Shards:
+    """The parameters of a state: whole as modules hold them, and local as optimizers update them.
+
+    Args:
+        params: canonical name -> parameter of the module.
+        world: the group of all processes; None where no parameter is split.
+    """
+
+    def __init__(self, params: Mapping[str, nn.Parameter], world: dist.ProcessGroup | None) -> None:
+        self.native = dict(params)
+        self.local = {name: _local_parameter(param) for name, param in params.items()}
+        self._world = world
+        self._owner = {self.local[name]: param for name, param in params.items()}
+        processes = 1 if world is None else dist.get_world_size(world)
+        self._copies = {self.local[name]: processes / _parts(param) for name, param in params.items()}
+        self.split = any(_parts(param) > 1 for param in params.values())
+
+    def owner(self, param: torch.Tensor) -> nn.Parameter:
+        """The parameter of the module that a local one belongs to."""
+        return self._owner[param]
+
+    def norms(self, params: Sequence[torch.Tensor], tensors: Tensors) -> torch.Tensor:
+        """L2 norms, shape (n,), of whole tensors that lie as these local parameters do."""
+        norms = torch.stack(list(torch._foreach_norm(tensors)))
+        if not self.split:
+            return norms
+        copies = torch.tensor([self._copies[param] for param in params], dtype=torch.float64, device=norms.device)
+        squares = norms.double().square() / copies
+        dist.all_reduce(squares, group=self._world)
+        return squares.sqrt().to(norms.dtype)
+
+    def mean(self, param: torch.Tensor, values: torch.Tensor, dimension: int) -> torch.Tensor:
+        """Mean over a dimension, which stays with size 1, of a whole tensor that lies as this local parameter does."""
+        owner = self._owner[param]
+        total = values.sum(dimension, keepdim=True)
+        if isinstance(owner, DTensor):
+            for index, place in enumerate(owner.placements):
+                if place.is_shard(dimension % owner.ndim):
+                    dist.all_reduce(total, group=owner.device_mesh.get_group(index))
+        return total / owner.shape[dimension]
+
+    def collect_gradients(self) -> None:
+        """Moves gradients from the module's parameters to the local ones."""
+        for name, native in self.native.items():
+            if (mine := self.local[name]) is not native:
+                grad, native.grad = native.grad, None
+                if isinstance(grad, DTensor) and grad.placements != native.placements:
+                    grad = grad.redistribute(placements=native.placements)
+                mine.grad = None if grad is None else local(grad)
+
+
+class Learning:
+    """Which parameters a step updates: all that are trained, but those that it leaves as they are.
+
+    Args:
+        shards: the parameters of a state.
+
+    Attributes:
+        trainable: canonical name -> local parameter, of all that need a gradient when the state is made.
+        now: local parameters that the next step updates.
+        held: canonical names of those that it leaves as they are.
+    """
+
+    def __init__(self, shards: Shards) -> None:
+        self.trainable = {name: param for name, param in shards.local.items() if param.requires_grad}
+        self.now = list(self.trainable.values())
+        self.held: tuple[str, ...] = ()
+        self._split = shards.split
+
+    def hold(self, names: tuple[str, ...]) -> None:
+        """Leaves these out, and asks for no gradients of theirs; takes up the others again."""
+        if names == self.held:
+            return
+        self.held = names
+        self.now = [param for name, param in self.trainable.items() if name not in names]
+        # FSDP2 takes note of what needs a gradient once; there gradients are dropped instead.
+        for name, param in () if self._split else self.trainable.items():
+            param.requires_grad_(name not in names)
+
+    def drop_others(self, params: Iterable[torch.Tensor]) -> None:
+        """Takes the gradients off parameters that the next step does not update."""
+        learning = set(self.now)
+        for param in params:
+            if param not in learning:
+                param.grad = None
+
+
+def reduce_sum(tensors: Iterable[torch.Tensor], group: dist.ProcessGroup) -> None:
+    """Adds up tensors over the processes, in place, in buckets of one type and about 25 MiB as DDP's."""
+    bucket: Tensors = []
+    for tensor in tensors:
+        if bucket and (bucket[0].dtype != tensor.dtype or sum(each.nbytes for each in bucket) >= 25 << 20):
+            _reduce_bucket(bucket, group)
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        _reduce_bucket(bucket, group)
+
+
+def _reduce_bucket(bucket: Tensors, group: dist.ProcessGroup) -> None:
+    flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+    dist.all_reduce(flat, group=group)
+    for tensor, values in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+        tensor.copy_(values.view_as(tensor))
+
+
+def _local_parameter(param: nn.Parameter) -> nn.Parameter:
+    if not isinstance(param, DTensor):
+        return param
+    return nn.Parameter(local(param), requires_grad=param.requires_grad)
+
+
+def _parts(param: torch.Tensor) -> int:
+    """Into how many parts a tensor is cut."""
+    if not isinstance(param, DTensor):
+        return 1
+    mesh = param.device_mesh
+    return math.prod(mesh.size(index) for index, place in enumerate(param.placements) if place.is_shard())
