@@ -153,7 +153,7 @@ class Gradient:
     def _objective(self, state: TorchState, others: tuple[TorchState, ...]) -> nn.Module:
         cache = self._objectives.setdefault(state, {})
         # DistributedDataParallel reduces what had a gradient when it was made.
-        key = (state.learning.held, *(id(other) for other in others))
+        key = (*state.learning.held, *(id(other) for other in others))
         if key not in cache:
             objective: nn.Module = Objective(self._loss_fn, state.model, tuple(other.model for other in others))
             if self._runtime.uses_ddp:
