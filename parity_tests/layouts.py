@@ -5,6 +5,7 @@ Run as a script it trains on the devices and processes it finds, and writes what
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
         {"accumulate_steps": 2, "clip_norm": 0.5},
     ),
 }
+
+FROZEN = "frozen"
+CASES[FROZEN] = (ct.models.MLPConfig(hidden=(16,)), {"clip_norm": 0.5})
 
 GENERATOR = ct.models.MLPConfig(in_features=4, hidden=(16,), out_features=64, dropout=0.25)
 DISCRIMINATOR = ct.models.MLPConfig(in_features=64, hidden=(16,), out_features=1, dropout=0.25)
@@ -51,7 +55,8 @@ def train(backend: str, kind: str) -> dict[str, np.ndarray]:
     accelerator = ct.Accelerator(backend, precision="fp64")
     loader = accelerator.loader(data_of(kind), batch_size=16, shuffle=True)
     model = ct.models.build(config.kind, config, accelerator)
-    state = accelerator.prepare(model, ct.adamw(ct.one_cycle(1e-2, STEPS)))
+    layers = (ct.LayerGroup(match=r"^layers\.0", frozen=((2, 4),)),) if kind == FROZEN else ()
+    state = accelerator.prepare(model, replace(ct.adamw(ct.one_cycle(1e-2, STEPS)), layers=layers))
     step = accelerator.train_step(loss_fn, grad_norm=True, **options)
     metrics = [step(state, batch) for batch in loader]
     trainer = ct.Trainer(accelerator, state, loss_fn, progress=False)

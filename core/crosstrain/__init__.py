@@ -3,6 +3,7 @@
 Importing this package loads neither framework; `Accelerator("jax")` and `Accelerator("torch")` do.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from crosstrain import data, models, random
@@ -27,6 +28,7 @@ from crosstrain.metrics import Metrics, MetricSum
 from crosstrain.ops import Ops
 from crosstrain.optim import (
     Averaging,
+    LayerGroup,
     OptimizerSpec,
     ParamGroup,
     adafactor,
@@ -49,6 +51,7 @@ from crosstrain.schedules import (
     Schedule,
     constant,
     cosine,
+    flat_cos,
     linear,
     lr_range,
     multi_step_decay,
@@ -56,6 +59,8 @@ from crosstrain.schedules import (
     one_cycle_momentum,
     optax_one_cycle,
     polynomial,
+    smith_one_cycle,
+    smith_one_cycle_momentum,
     step_decay,
     torch_one_cycle,
     torch_one_cycle_momentum,
@@ -67,11 +72,15 @@ from crosstrain.scores import f1, perplexity
 from crosstrain.sharding import ShardingPlan, ShardingRules
 from crosstrain.snapshot import Snapshot
 from crosstrain.state import Gradients, TrainState
-from crosstrain.trainer import History, Trainer
+from crosstrain.trainer import Trainer
+from crosstrain.training import History
 
 if TYPE_CHECKING:
+    from crosstrain import callbacks
     from crosstrain.checkpoint import Best, CheckpointSpec
     from crosstrain.launch.notebook import notebook_launcher
+    from crosstrain.training.lr_find import RangeCurve, RangeTest
+    from crosstrain.training.plans import Cycle
 
 __all__ = [
     "Accelerator",
@@ -84,10 +93,12 @@ __all__ = [
     "CollectiveError",
     "ConfigError",
     "CrosstrainError",
+    "Cycle",
     "DataError",
     "Gradients",
     "History",
     "LaunchError",
+    "LayerGroup",
     "Loss",
     "LossError",
     "MeshSpec",
@@ -99,6 +110,8 @@ __all__ = [
     "OptimizerSpec",
     "ParamGroup",
     "Precision",
+    "RangeCurve",
+    "RangeTest",
     "Schedule",
     "ShardingPlan",
     "ShardingRules",
@@ -110,11 +123,13 @@ __all__ = [
     "adagrad",
     "adam",
     "adamw",
+    "callbacks",
     "constant",
     "cosine",
     "data",
     "ema",
     "f1",
+    "flat_cos",
     "lamb",
     "linear",
     "lion",
@@ -133,6 +148,8 @@ __all__ = [
     "random",
     "rmsprop",
     "sgd",
+    "smith_one_cycle",
+    "smith_one_cycle_momentum",
     "step_decay",
     "swa",
     "torch_one_cycle",
@@ -144,14 +161,18 @@ __all__ = [
 ]
 
 
+_HOMES = {
+    "Best": "checkpoint",
+    "CheckpointSpec": "checkpoint",
+    "Cycle": "training.plans",
+    "RangeCurve": "training.lr_find",
+    "RangeTest": "training.lr_find",
+    "notebook_launcher": "launch.notebook",
+}
+
+
 def __getattr__(name: str) -> Any:
-    """Checkpoints and the launcher are imported when they are first asked for."""
-    if name in ("Best", "CheckpointSpec"):
-        from crosstrain import checkpoint
-
-        return getattr(checkpoint, name)
-    if name == "notebook_launcher":
-        from crosstrain.launch.notebook import notebook_launcher
-
-        return notebook_launcher
+    """Checkpoints and what only some calls need are imported when they are first asked for."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,6 +4,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -97,6 +98,10 @@ class Inspection:
     @abstractmethod
     def change_setting(self, model: Any, path: str, name: str, value: Any) -> bool:
         """Sets one of `module_settings` on a native model; False where this engine cannot change it afterwards."""
+
+    @abstractmethod
+    def trace(self, folder: Path) -> AbstractContextManager[Any]:
+        """Records what this process and its devices do inside, by the engine's profiler, under `folder/BACKEND`."""
 
     def framework_defaults(self) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
         """Defaults of this framework that differ from the other's, by description.

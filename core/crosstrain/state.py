@@ -1,15 +1,16 @@
 """`TrainState`: model, optimizer, step and random state of one model, living on the devices."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from crosstrain.errors import ConfigError
-from crosstrain.optim import Averaging, OptimizerSpec, Role
+from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.sharding import ShardingPlan
 from crosstrain.snapshot import Snapshot
+from crosstrain.updates import Updates
 
 if TYPE_CHECKING:
     from crosstrain.models.spec import ModelConfig
@@ -27,7 +28,7 @@ class Gradients(abc.ABC):
         return float(np.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in self.to_host().values())))
 
 
-class TrainState(abc.ABC):
+class TrainState(Updates):
     """A handle on one model in training.
 
     After a step the old device buffers are gone (JAX donates them, torch has overwritten them), so the handle
@@ -38,45 +39,10 @@ class TrainState(abc.ABC):
     """
 
     def __init__(self, optimizer: OptimizerSpec | None, average: Averaging | None, plan: ShardingPlan) -> None:
-        self._optimizer, self._average = optimizer, average
+        super().__init__(optimizer, average)
         self.sharding_plan = plan
-        self._step = 0
         self.model_config: ModelConfig | None = None
         """What a paired model was built from; None for a model of the user's own."""
-
-    @property
-    def step(self) -> int:
-        """How many optimizer steps this state has taken."""
-        return self._step
-
-    @property
-    def is_trainable(self) -> bool:
-        """Whether the state was prepared with an optimizer."""
-        return self._optimizer is not None
-
-    @property
-    def optimizer(self) -> OptimizerSpec:
-        """The spec this state is trained with.
-
-        Raises:
-            ConfigError: the state was prepared without an optimizer.
-        """
-        if self._optimizer is None:
-            raise ConfigError(
-                "this state was prepared without an optimizer, so it can only be evaluated. "
-                "Pass one: accelerator.prepare(model, ct.adamw(1e-3))."
-            )
-        return self._optimizer
-
-    @property
-    def average(self) -> Averaging | None:
-        """The average of the weights that every step updates, if any."""
-        return self._average
-
-    @property
-    def learning_rate(self) -> float:
-        """The rate of the next optimizer step."""
-        return self.optimizer.learning_rate(self._step)
 
     def require_average(self, averaged: bool) -> None:
         """Refuses `averaged` evaluation of a state that keeps no average.
@@ -90,25 +56,10 @@ class TrainState(abc.ABC):
                 "Prepare it with one: accelerator.prepare(model, optimizer, average=ct.ema(0.999))."
             )
 
-    def hyper(self) -> tuple[float, float, float]:
-        """What the next step is given as data: rate, momentum, share of the new weights in the average."""
-        average = 0.0 if self._average is None else self._average.weight(self._step)
-        return *self.optimizer.hyper(self._step), average
-
     @property
     @abc.abstractmethod
     def model(self) -> Any:
         """The live native model. On JAX its arrays are valid until the next step, which donates them."""
-
-    @property
-    @abc.abstractmethod
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Canonical name -> canonical shape, in the engine's order."""
-
-    @property
-    @abc.abstractmethod
-    def parameter_roles(self) -> dict[str, Role]:
-        """Canonical name -> what the parameter is."""
 
     @property
     def parameter_count(self) -> int:
@@ -140,6 +91,13 @@ class TrainState(abc.ABC):
 
         Raises:
             ConfigError: names or shapes that this model does not have, or moments of another optimizer.
+        """
+
+    @abc.abstractmethod
+    def keep(self) -> Callable[[], None]:
+        """Copies all of this state on its devices; the result puts it back, bit for bit, once.
+
+        For trying steps and taking them back, with the optimizer that the state has now; a `snapshot` is for keeping.
         """
 
     @abc.abstractmethod

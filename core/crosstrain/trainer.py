@@ -1,44 +1,28 @@
 """`Trainer`: the training loop, once, for both engines."""
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from crosstrain.accelerator import Accelerator
-from crosstrain.callbacks import Callback, Record, Run, Speed, emit
-from crosstrain.data.loader import Loader
+from crosstrain.callbacks import Callback, Run
+from crosstrain.data.phases import Batches
 from crosstrain.errors import ConfigError, require_count
-from crosstrain.metrics import Metrics, MetricSum
+from crosstrain.metrics import MetricSum
 from crosstrain.state import TrainState
 from crosstrain.step import LossFn
+from crosstrain.training.history import History
+from crosstrain.training.loop import Loop
+from crosstrain.training.lr_find import RangeCurve, RangeTest, range_test
+from crosstrain.training.recipes import Recipes
 
 if TYPE_CHECKING:
     from crosstrain.checkpoint import CheckpointSpec
 
 
-@dataclass(slots=True)
-class History:
-    """What `fit` logged and evaluated, in order.
-
-    Attributes:
-        train: logged steps.
-        evaluations: evaluations.
-        stop_reason: why the last `fit` ended early, such as `SIGTERM`; None when it came to its end.
-    """
-
-    train: list[Record] = field(default_factory=list)
-    evaluations: list[Record] = field(default_factory=list)
-    stop_reason: str | None = None
-
-    def values(self, name: str) -> np.ndarray:
-        """A logged training metric over time, float64, shape (number of records,)."""
-        return np.array([record.values[name] for record in self.train])
-
-
-class Trainer:
+class Trainer(Recipes):
     """Trains, evaluates and predicts with one state.
 
     Args:
@@ -49,6 +33,9 @@ class Trainer:
         clip_norm: see `StepOptions`.
         clip_value: see `StepOptions`.
         grad_norm: see `StepOptions`.
+        layers: layer groups from first to last, one regular expression each, searched in canonical names; every
+            parameter belongs to exactly one. For rates of layers and for `fine_tune`. By default the last layer, where
+            names tell which it is (`head`, `lm_head`, `classifier`, `fc`, the highest number), and all before it.
         log_every: optimizer steps between reads of the metrics.
         callbacks: called in this order.
         progress: show a progress bar on the terminal of the main process.
@@ -67,13 +54,15 @@ class Trainer:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         grad_norm: bool = False,
+        layers: Sequence[str] = (),
         log_every: int = 10,
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> None:
         require_count("log_every", log_every)
-        self.accelerator, self.state = accelerator, state
+        self.accelerator, self.state, self.loss_fn = accelerator, state, loss_fn
         self.history = History()
+        self._set_layers(layers)
         self._callbacks = tuple(callbacks)
         if progress:
             from crosstrain.progress import ProgressBar
@@ -88,15 +77,14 @@ class Trainer:
             grad_norm=grad_norm,
         )
         self._eval_step = accelerator.eval_step(loss_fn)
-        self._pending: tuple[int, int, Metrics] | None = None
 
     def fit(
         self,
-        loader: Loader,
+        loader: Batches,
         *,
         epochs: int | None = None,
         steps: int | None = None,
-        eval_loader: Loader | None = None,
+        eval_loader: Batches | None = None,
         checkpoints: "CheckpointSpec | None" = None,
         resume: Literal["auto"] | None = None,
     ) -> History:
@@ -120,37 +108,40 @@ class Trainer:
             NonFiniteLossError: the accelerator's `nan_policy` is `raise`, and a loss was not finite.
         """
         run = self._begin(loader, epochs, steps)
-        self._active = self._callbacks + self._saving(run, loader, checkpoints, resume)
-        self._speed = Speed(self.state.step, loader.batch_size)
-        try:
-            emit(self._active, "on_fit_begin", run)
-            first = run.epoch
-            for run.epoch in itertools.count(first) if epochs is None else range(first, epochs):
-                self._epoch(run, loader)
-                if run.stops_at_once:
-                    break
-                if eval_loader is not None:
-                    self._evaluate_in_fit(run, eval_loader)
-                emit(self._active, "on_epoch_end", run)
-                if run.stop_reason or run.step == run.total_steps:
-                    break
-            self._step.finish()
-        except BaseException as error:
-            emit(self._active, "on_exception", run, error)
-            raise
-        finally:
-            self.history.stop_reason = run.stop_reason
-            emit(self._active, "on_fit_end", run)
+        loop = Loop(
+            run,
+            self._callbacks + self._saving(run, loader, checkpoints, resume),
+            self._step,
+            self.history,
+            log_every=self._log_every,
+            evaluate=None if eval_loader is None else partial(self.evaluate, eval_loader),
+        )
+        loop(loader)
         return self.history
 
-    def evaluate(self, loader: Loader) -> dict[str, float]:
+    def lr_find(self, loader: Batches, test: RangeTest | None = None) -> RangeCurve:
+        """The learning-rate range test: the loss at rates that grow, and what to read off it.
+
+        Weights, moments, averages, step, random state and the loader's position are afterwards what they were, bit for
+        bit; histories and callbacks hear nothing of it.
+
+        Args:
+            loader: training batches; read from where it stands, over as many epochs as it takes.
+            test: first and last rate, steps, and where to stop; by default 1e-7 to 10 in 100 steps, as fastai.
+
+        Returns:
+            The curve: `curve.valley` is fastai's suggestion, `curve.plot("lr.png")` and `print(curve.text())` show it.
+        """
+        return range_test(self._step, self.state, loader, test or RangeTest())
+
+    def evaluate(self, loader: Batches) -> dict[str, float]:
         """Loss and metrics over all examples of a loader, each example counted once; the state does not change."""
         total = MetricSum()
         for batch in _once(loader):
             total.add(self._eval_step(self.state, batch))
         return total.result()
 
-    def predict(self, loader: Loader, predict_fn: Callable[..., Any]) -> dict[str, np.ndarray]:
+    def predict(self, loader: Batches, predict_fn: Callable[..., Any]) -> dict[str, np.ndarray]:
         """What `predict_fn(model, batch, ops)` gives for all examples of a loader, in their order.
 
         Args:
@@ -164,13 +155,14 @@ class Trainer:
         parts = [step(self.state, batch) for batch in _once(loader)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
-    def _begin(self, loader: Loader, epochs: int | None, steps: int | None) -> Run:
+    def _begin(self, loader: Batches, epochs: int | None, steps: int | None) -> Run:
         if (epochs is None) == (steps is None):
             raise ConfigError(f"give either epochs or steps, got epochs={epochs} and steps={steps}.")
         for name, value in (("epochs", epochs), ("steps", steps)):
             if value is not None:
                 require_count(name, value)
         return Run(
+            trainer=self,
             state=self.state,
             is_main_process=self.accelerator.is_main_process,
             batch_size=loader.batch_size,
@@ -179,7 +171,7 @@ class Trainer:
         )
 
     def _saving(
-        self, run: Run, loader: Loader, checkpoints: "CheckpointSpec | None", resume: str | None
+        self, run: Run, loader: Batches, checkpoints: "CheckpointSpec | None", resume: str | None
     ) -> tuple[Callback, ...]:
         if resume not in (None, "auto") or (resume and checkpoints is None):
             raise ConfigError(
@@ -195,51 +187,15 @@ class Trainer:
             saver.resume(run)
         return (saver,)
 
-    def _epoch(self, run: Run, loader: Loader) -> None:
-        emit(self._active, "on_epoch_begin", run)
-        if run.total_steps is not None and run.step >= run.total_steps:
-            return
-        for batch in loader:
-            metrics = self._step(self.state, batch)
-            run.step += 1
-            # The values of the step before are read now, while the device is busy with this one.
-            self._flush(run)
-            if run.step % self._log_every == 0 or run.step == run.total_steps:
-                self._pending = (self.state.step, run.epoch, metrics)
-            emit(self._active, "on_step_end", run, metrics)
-            if run.stop_reason or run.step == run.total_steps:
-                break
-        self._flush(run)
 
-    def _flush(self, run: Run) -> None:
-        if self._pending is None:
-            return
-        step, epoch, metrics = self._pending
-        self._pending = None
-        values = dict(metrics)  # waits for that step, so the clock is read when it is done
-        record = Record(step=step, epoch=epoch, values=values | {"examples_per_second": self._speed.lap(step)})
-        self.history.train.append(record)
-        emit(self._active, "on_log", run, record)
-
-    def _evaluate_in_fit(self, run: Run, eval_loader: Loader) -> None:
-        with self._speed.paused():
-            values = self.evaluate(eval_loader)
-        record = Record(step=self.state.step, epoch=run.epoch, values=values)
-        self.history.evaluations.append(record)
-        emit(self._active, "on_evaluate_end", run, record)
-
-
-def _known_steps(loader: Loader, epochs: int) -> int | None:
+def _known_steps(loader: Batches, epochs: int) -> int | None:
     try:
-        return len(loader) * epochs
+        return loader.steps(epochs)
     except TypeError:
         return None
 
 
-def _once(loader: Loader) -> Iterator[dict[str, Any]]:
-    """One pass that leaves the loader at the epoch where it was, so that evaluating changes no order."""
-    epoch = loader.epoch
-    try:
+def _once(loader: Batches) -> Iterator[dict[str, Any]]:
+    """One pass that leaves the loader where it was, so that evaluating changes no order."""
+    with loader.aside():
         yield from loader
-    finally:
-        loader.set_epoch(epoch)

@@ -22,17 +22,22 @@ SCHEDULES = [
     ct.one_cycle(0.1, 10),
     ct.one_cycle_momentum(10),
     ct.optax_one_cycle(0.1, 10),
+    ct.smith_one_cycle(0.1, 10),
+    ct.smith_one_cycle_momentum(10),
+    schedules.Override(base=ct.constant(0.1), part=ct.cosine(0.1, 5), start=2, end=7),
     ct.torch_one_cycle(0.1, 10),
     ct.torch_one_cycle_momentum(10),
     ct.triangular(0.1, 0.2, 3),
     ct.lr_range(1e-4, 1.0, 10),
 ]
+LAYERS = (ct.LayerGroup(match="head", rate_scale=0.5, frozen=((0, 3), (5, None))),)
 GROUPS = (ct.undecayed(), ct.ParamGroup(match="head", rate_scale=0.5))
 SPECS = [
     *(ct.sgd(each) for each in SCHEDULES),
     ct.sgd(ct.one_cycle(0.1, 10), momentum=ct.one_cycle_momentum(10), nesterov=True),
     ct.adam(0.1, betas=(ct.triangular(0.95, 0.85, 3), 0.99)),
     ct.adamw(0.1, groups=GROUPS),
+    dataclasses.replace(ct.adam(0.1), layers=LAYERS),
     ct.adafactor(0.1),
     ct.adagrad(0.1),
     ct.lamb(0.1),
@@ -63,7 +68,7 @@ def test_every_spec_is_known_and_tried() -> None:
     rooms = (optim, schedules, models)
     public = [value for room in rooms for value in vars(room).values() if isinstance(value, type)]
     specs = {each for each in public if issubclass(each, bases)} - set(bases)
-    assert specs | {optim.ParamGroup} == set(KNOWN.values())
+    assert specs | {optim.ParamGroup, optim.LayerGroup} == set(KNOWN.values())
     assert specs <= {type(spec) for spec in (*SPECS, *SCHEDULES)}
 
 

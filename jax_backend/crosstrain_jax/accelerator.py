@@ -20,11 +20,12 @@ from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.sharding import plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
-from crosstrain_jax import capture, defaults, evaluation, models, naming, objective, sharding, step
+from crosstrain_jax import capture, defaults, evaluation, models, naming, objective, profiler, sharding, step
 from crosstrain_jax.collectives import all_gather, read
+from crosstrain_jax.layout import LayoutCache
 from crosstrain_jax.pixels import Augment
 from crosstrain_jax.precision import param_dtype, scope
-from crosstrain_jax.state import JaxState, LayoutCache
+from crosstrain_jax.state import JaxState
 
 
 class JaxAccelerator(Accelerator):
@@ -62,6 +63,10 @@ class JaxAccelerator(Accelerator):
     def framework_defaults(self) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
         """See `crosstrain.Accelerator`."""
         return defaults.AS_TORCH
+
+    def trace(self, folder: Path) -> AbstractContextManager[Any]:
+        """See `crosstrain.Accelerator`."""
+        return profiler.trace(folder, self.process_index)
 
     def synchronize(self) -> None:
         """See `crosstrain.Accelerator`."""

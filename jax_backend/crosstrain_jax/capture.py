@@ -15,11 +15,12 @@ from crosstrain.probe import MACHINE_EPS, Event, ModuleSettings, Probe, dropout_
 from crosstrain.step import LossFn
 from crosstrain_jax import naming
 from crosstrain_jax.host import to_canonical
+from crosstrain_jax.layout import Layout
 from crosstrain_jax.models.layers import BatchNorm, Dropout, GroupNorm, LayerNorm
 from crosstrain_jax.objective import Batch, Program, Programs, Runtime, arrays
 from crosstrain_jax.ops import JaxOps
 from crosstrain_jax.precision import to_host
-from crosstrain_jax.state import JaxState, Layout
+from crosstrain_jax.state import JaxState
 
 
 def probe_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch]) -> Callable[..., Probe]:

@@ -12,8 +12,9 @@ from crosstrain.objective import drop_padding, read_predictions
 from crosstrain.state import require_states
 from crosstrain.step import LossFn
 from crosstrain_jax.collectives import read
+from crosstrain_jax.layout import Layout, Leaves
 from crosstrain_jax.objective import Batch, Program, Programs, Runtime, arrays
-from crosstrain_jax.state import JaxState, Layout, Leaves
+from crosstrain_jax.state import JaxState
 
 
 def eval_step(

@@ -15,10 +15,11 @@ from crosstrain.objective import read_outputs
 from crosstrain.precision import Precision
 from crosstrain.random import StepRandom, seed_key, threefry2x32
 from crosstrain.step import LossFn
+from crosstrain_jax.layout import Layout, Leaves, bind_random
 from crosstrain_jax.ops import JaxOps
 from crosstrain_jax.precision import casts, compute_batch, compute_params, forward_scope, needs_x64, scope
 from crosstrain_jax.sharding import replicated
-from crosstrain_jax.state import JaxState, Layout, Leaves, bind_random
+from crosstrain_jax.state import JaxState
 
 Batch = dict[str, jax.Array]
 Arrays = tuple[Leaves, Leaves]
@@ -71,7 +72,8 @@ class Program:
         precision = self.runtime.precision
         train = random is not None
         cast = compute_params if casts(precision) else lambda leaves, _: leaves
-        model = self.layout.merge(self.layout.shardings.gather(cast(params, precision)), buffers, train=train)
+        held = cast(self.layout.hold(params), precision)
+        model = self.layout.merge(self.layout.shardings.gather(held), buffers, train=train)
         models = [
             layout.merge(layout.shardings.gather(cast(arrays[0], precision)), arrays[1], train=train)
             for layout, arrays in zip(self.others, others, strict=True)

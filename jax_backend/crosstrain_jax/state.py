@@ -5,8 +5,8 @@ in `prepare`; the step donates the leaves, and a live model is rebuilt only when
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
@@ -23,84 +23,8 @@ from crosstrain.snapshot import LazyArrays, Snapshot, check_names, check_slots
 from crosstrain.state import Gradients, TrainState, foreign_gradients
 from crosstrain_jax import naming, optim
 from crosstrain_jax.host import by_name, from_words, lazily, to_canonical, words_of
-from crosstrain_jax.models.layers import Dropout
-from crosstrain_jax.precision import is_floating, param_dtype, scope, to_host, unpin_types
-from crosstrain_jax.sharding import Shardings, obey, place
-
-Leaves = tuple[jax.Array, ...]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Layout:
-    """Everything about a state that is not an array. Compared by identity: compiled steps are kept per layout."""
-
-    train: Any
-    evaluation: Any
-    params_tree: Any
-    buffers_tree: Any
-    params: list[naming.Leaf]
-    buffers: list[naming.Leaf]
-    optimizer: optim.Optimizer | None
-    moments_tree: Any
-    moments: tuple[NamedSharding, ...]
-    shardings: Shardings
-    applied: dict[Clipping, Callable[..., Any]] = field(default_factory=dict)
-
-    def update(
-        self, params: Leaves, moments: Leaves, averages: Leaves, grads: Leaves, hyper: Any
-    ) -> tuple[Leaves, Leaves, Leaves]:
-        """One optimizer update inside a compiled step, then the average; `hyper` is `TrainState.hyper` as an array."""
-        assert self.optimizer is not None
-        state = jax.tree.unflatten(self.moments_tree, moments)
-        params, state = self.optimizer.update(params, state, grads, hyper[0], hyper[1])
-        averages = optim.update_average(averages, params, hyper[2])
-        return params, tuple(jax.tree.leaves(state)), self.shardings.constrain(averages) if averages else ()
-
-    @property
-    def out_shardings(self) -> tuple[Any, ...]:
-        """What a compiled step gives back of a state: parameters, buffers, moments, averages, count."""
-        whole = self.shardings.whole
-        return self.shardings.params, whole, self.moments, self.shardings.averages, whole
-
-    def initial_moments(self, params: Leaves) -> Leaves:
-        """The optimizer's moments before the first update, each born where it lies."""
-        if self.optimizer is None:
-            return ()
-        init = self.optimizer.init
-        if self.shardings.plan.is_trivial:
-            return _place(jax.tree.leaves(init(params)), self.moments)
-        return jax.jit(lambda params: tuple(jax.tree.leaves(init(params))), out_shardings=self.moments)(params)
-
-    def merge(self, params: Sequence[Any], buffers: Sequence[Any], *, train: bool) -> nnx.Module:
-        """A model made of these arrays."""
-        return nnx.merge(
-            self.train if train else self.evaluation,
-            jax.tree.unflatten(self.params_tree, params),
-            jax.tree.unflatten(self.buffers_tree, buffers),
-        )
-
-    def read_buffers(self, model: nnx.Module, like: Sequence[jax.Array]) -> Leaves:
-        """What the forward pass left in the model's buffers, in the types they had."""
-        leaves = jax.tree.leaves(nnx.state(model, nnx.Not(nnx.Param)))
-        return tuple(
-            leaf.astype(old.dtype) if is_floating(leaf) else leaf for leaf, old in zip(leaves, like, strict=True)
-        )
-
-
-class LayoutCache:
-    """Gives states of equal structure and optimizer one layout, so that they share compiled steps."""
-
-    def __init__(self) -> None:
-        self._layouts: dict[Any, Layout] = {}
-
-    def intern(self, layout: Layout, optimizer_key: Any) -> Layout:
-        """The layout that was seen first with this structure; `layout` itself when the model cannot be compared."""
-        shapes = tuple(leaf.shape for leaf in (*layout.params, *layout.buffers))
-        key = (layout.train, layout.params_tree, layout.buffers_tree, shapes, optimizer_key)
-        try:
-            return self._layouts.setdefault(key, layout)
-        except TypeError:  # a module with an attribute that cannot be hashed
-            return layout
+from crosstrain_jax.layout import Layout, LayoutCache, Leaves, make_layout, place_all, to_mesh
+from crosstrain_jax.precision import is_floating, param_dtype, scope, to_host
 
 
 class JaxGradients(Gradients):
@@ -131,14 +55,25 @@ class JaxState(TrainState):
         super().__init__(optimizer, average, plan)
         self._precision = precision
         with scope(precision):
-            self.layout = layouts.intern(_layout(model, optimizer, plan, mesh), _optimizer_key(optimizer))
+            self._layouts, self._base = layouts, make_layout(model, optimizer, plan, mesh)
+            self._phases: dict[tuple[bool, ...], Layout] = {}
             params, buffers = nnx.split(model, nnx.Param, ...)[1:]
             dtype, shardings = param_dtype(precision), self.layout.shardings
-            self.params: Leaves = _place(jax.tree.leaves(params), shardings.params, dtype)
+            self.params: Leaves = place_all(jax.tree.leaves(params), shardings.params, dtype)
             self.buffers: Leaves = tuple(self._copy(leaf, dtype) for leaf in jax.tree.leaves(buffers))
             self.moments: Leaves = self.layout.initial_moments(self.params)
-            self.averages: Leaves = _place(self.params, shardings.params) if average is not None else ()
+            self.averages: Leaves = place_all(self.params, shardings.params) if average is not None else ()
             self.count = self._copy(jnp.uint32(0))
+
+    @property
+    def layout(self) -> Layout:
+        """The structure of the step that comes next: one for each set of parameters that stand still."""
+        optimizer = self._base.optimizer
+        frozen = () if optimizer is None else optimizer.frozen_at(self._step)
+        if frozen not in self._phases:
+            held = frozenset[int]() if optimizer is None else optimizer.held(frozen)
+            self._phases[frozen] = self._layouts.intern(replace(self._base, frozen=frozen, held=held, applied={}))
+        return self._phases[frozen]
 
     @property
     def model(self) -> nnx.Module:
@@ -237,6 +172,17 @@ class JaxState(TrainState):
         self.count = values["count"]
         self._step = step
 
+    def keep(self) -> Callable[[], None]:
+        """See `crosstrain.TrainState`."""
+        with scope(self._precision):
+            copies, step = jax.tree.map(jnp.copy, self.arrays()), self._step
+
+        def put_back() -> None:
+            with scope(self._precision):
+                self.set_arrays(copies, step)
+
+        return put_back
+
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """64-bit mode where this state needs it."""
         return scope(self._precision)
@@ -251,6 +197,16 @@ class JaxState(TrainState):
         params, _, *others = layout.out_shardings
         return jax.jit(apply, donate_argnums=(0, 1, 2, 3), out_shardings=(params, *others))
 
+    def _regroup(self) -> None:
+        slots = self._slots().items()
+        kept = {slot: {leaf.name: value for leaf, value in zip(*each, strict=True)} for slot, each in slots}
+        with scope(self._precision):
+            self._base, self._phases = self._base.regrouped(self.optimizer), {}
+            self.moments = self._base.initial_moments(self.params)
+            order = self._slots().items()
+            values = {slot: tuple(kept[slot][leaf.name] for leaf in each.names) for slot, each in order}
+            self._set_moments(values, self._moment_states(), self._step)
+
     def _moment_states(self) -> Any:
         return jax.tree.unflatten(self.layout.moments_tree, self.moments)
 
@@ -263,8 +219,12 @@ class JaxState(TrainState):
         if optimizer is None or not snapshot.moments:
             return
         values = {slot: self._from_canonical(*kept, snapshot.moments[slot]) for slot, kept in self._slots().items()}
-        states = optim.with_slots(optimizer, self._moment_states(), values, snapshot.step)
-        self.moments = _place(jax.tree.leaves(states), self.layout.moments)
+        self._set_moments(values, self._moment_states(), snapshot.step)
+
+    def _set_moments(self, values: Mapping[str, Leaves], states: Any, step: int) -> None:
+        assert self._base.optimizer is not None
+        states = optim.with_slots(self._base.optimizer, self.optimizer, states, values, step)
+        self.moments = place_all(jax.tree.leaves(states), self._base.moments)
 
     def _floating_buffers(self) -> tuple[list[naming.Leaf], Leaves]:
         pairs = [pair for pair in zip(self.layout.buffers, self.buffers, strict=True) if is_floating(pair[1])]
@@ -286,75 +246,12 @@ class JaxState(TrainState):
 
     def _from_canonical(self, names: list[naming.Leaf], old: Leaves, values: Any) -> Leaves:
         return tuple(
-            _to_mesh(leaf.from_canonical(values[leaf.name]), array.sharding, array.dtype)
+            to_mesh(leaf.from_canonical(values[leaf.name]), array.sharding, array.dtype)
             for leaf, array in zip(names, old, strict=True)
         )
 
     def _copy(self, leaf: Any, dtype: Any = None) -> jax.Array:
-        return _to_mesh(leaf, self.layout.shardings.whole, dtype)
-
-
-def bind_random(model: nnx.Module, random: Any) -> None:
-    """Gives the model's dropout layers the randomness of this step, or takes it away again."""
-    for _, module in nnx.iter_modules(model):
-        if isinstance(module, Dropout):
-            module.random = random
-
-
-def _to_mesh(leaf: Any, sharding: NamedSharding, dtype: Any = None) -> jax.Array:
-    return place(leaf.astype(dtype) if dtype is not None and is_floating(leaf) else leaf, sharding)
-
-
-def _place(leaves: Sequence[Any], shardings: Sequence[NamedSharding], dtype: Any = None) -> Leaves:
-    return tuple(_to_mesh(leaf, sharding, dtype) for leaf, sharding in zip(leaves, shardings, strict=True))
-
-
-def _layout(model: nnx.Module, optimizer: OptimizerSpec | None, plan: ShardingPlan, mesh: Mesh) -> Layout:
-    unpin_types(model)
-    model.eval()
-    evaluation = nnx.split(model, nnx.Param, ...)[0]
-    model.train()
-    train, params, buffers = nnx.split(model, nnx.Param, ...)
-    names = naming.leaves(model, nnx.Param)
-    built = optim.build(optimizer, names) if optimizer is not None else None
-    moments = jax.eval_shape(built.init, tuple(jax.tree.leaves(params))) if built is not None else ()
-    shardings = obey(plan, names, mesh)
-    return Layout(
-        train=train,
-        evaluation=evaluation,
-        params_tree=jax.tree.structure(params),
-        buffers_tree=jax.tree.structure(buffers),
-        params=names,
-        buffers=naming.leaves(model, nnx.Not(nnx.Param)),
-        optimizer=built,
-        moments_tree=jax.tree.structure(moments),
-        moments=_moment_shardings(built, moments, shardings),
-        shardings=shardings,
-    )
-
-
-def _moment_shardings(
-    optimizer: optim.Optimizer | None, states: Any, shardings: Shardings
-) -> tuple[NamedSharding, ...]:
-    """Moments of a parameter's shape lie as it does; counters and factored moments are whole everywhere."""
-    if optimizer is None:
-        return ()
-    of_param = {leaf.name: (leaf, each) for leaf, each in zip(optimizer.leaves, shardings.params, strict=True)}
-    found = {
-        id(value): of_param[leaf.name][1]
-        for slot in optim.slots(optimizer, states).values()
-        for leaf, value in zip(slot.names, slot.values, strict=True)
-        if leaf == of_param[leaf.name][0]
-    }
-    return tuple(found.get(id(leaf), shardings.whole) for leaf in jax.tree.leaves(states))
-
-
-def _optimizer_key(optimizer: OptimizerSpec | None) -> Any:
-    """What of a spec is compiled: all but the schedule."""
-    if optimizer is None:
-        return None
-    fields = optimizer.__dataclass_fields__
-    return type(optimizer), tuple(getattr(optimizer, name) for name in fields if name != "learning_rate")
+        return to_mesh(leaf, self.layout.shardings.whole, dtype)
 
 
 def _shapes(names: list[naming.Leaf]) -> dict[str, tuple[int, ...]]:

@@ -12,9 +12,10 @@ from crosstrain.metrics import Metrics
 from crosstrain.state import require_trainable
 from crosstrain.step import LossFn, StepHyper, StepOptions
 from crosstrain_jax import optim
+from crosstrain_jax.layout import Layout, Leaves
 from crosstrain_jax.objective import Batch, Program, Programs, Runtime, arrays, examples
 from crosstrain_jax.sharding import batch_devices
-from crosstrain_jax.state import JaxGradients, JaxState, Layout, Leaves
+from crosstrain_jax.state import JaxGradients, JaxState
 
 
 class TrainRun:

@@ -13,6 +13,8 @@ from crosstrain.random import StepRandom
 from crosstrain.schedules.base import Constant
 from crosstrain.schedules.cyclical import LrRange, Triangular
 from crosstrain.schedules.one_cycle import OneCycle, OneCycleMomentum, OptaxOneCycle
+from crosstrain.schedules.override import Override
+from crosstrain.schedules.smith_one_cycle import SmithOneCycle, SmithOneCycleMomentum
 from crosstrain.schedules.step import MultiStepDecay, StepDecay
 from crosstrain.schedules.torch_one_cycle import TorchOneCycle, TorchOneCycleMomentum, _Phases
 from crosstrain.schedules.warmed import Cosine, Linear, Polynomial, WarmupStableDecay, _Warmed
@@ -29,12 +31,12 @@ SECTIONS: dict[str, list[Any]] = {
         *(optim.Adafactor, optim.Lion, optim.Lamb, optim.Muon),
     ],
     "Parameter groups, clipping, accumulation, averages": [
-        *(optim.ParamGroup, optim.undecayed, optim.Clipping, StepOptions, optim.Ema, optim.Swa),
+        *(optim.ParamGroup, optim.undecayed, optim.LayerGroup, optim.Clipping, StepOptions, optim.Ema, optim.Swa),
     ],
     "Schedules": [
         *(Constant, _Warmed, Linear, Cosine, Polynomial, WarmupStableDecay, StepDecay, MultiStepDecay),
         *(OneCycle, OneCycleMomentum, OptaxOneCycle, _Phases, TorchOneCycle, TorchOneCycleMomentum),
-        *(Triangular, LrRange),
+        *(SmithOneCycle, SmithOneCycleMomentum, Triangular, LrRange, Override),
     ],
     "Losses": [Ops.cross_entropy, Ops.bce_with_logits, Ops.mse, Ops.mae, Ops.huber, Ops.kl_div],
     "Metrics": [Ops.accuracy, Ops.top_k_accuracy, scores.perplexity, Ops.f1_counts, scores.f1],

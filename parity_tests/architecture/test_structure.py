@@ -19,6 +19,7 @@ SOURCES = [
 SNAPSHOT = Path(__file__).parent / "public_api.txt"
 
 WITHOUT_TWIN = {
+    "layout.py",  # what a JAX state is besides its flat arrays; torch modules hold their own
     "defaults.py",  # JAX's defaults that differ from torch's, for diagnosis
     # XLA splits arrays by itself: on torch FSDP2, tensor-parallel layers and local parts are pieces of their own.
     "fsdp.py",

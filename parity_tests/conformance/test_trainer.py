@@ -30,11 +30,17 @@ class Log(ct.Callback):
     def on_epoch_begin(self, run: Run) -> None:
         self.events.append(f"epoch {run.epoch}")
 
+    def on_step_begin(self, run: Run, batch: Any) -> None:
+        self.events.append(f"begin {run.step}")
+
     def on_step_end(self, run: Run, metrics: ct.Metrics) -> None:
         self.events.append(f"step {run.step}")
 
     def on_log(self, run: Run, record: Record) -> None:
         self.events.append(f"log {record.step}")
+
+    def on_evaluate_begin(self, run: Run) -> None:
+        self.events.append("evaluate")
 
     def on_evaluate_end(self, run: Run, record: Record) -> None:
         self.events.append(f"evaluated {record.step}")
@@ -65,14 +71,44 @@ def test_events_come_in_order_and_logs_one_step_late(make: Make) -> None:
     loader = accelerator.loader(images(12), batch_size=4)
     history = trainer.fit(loader, epochs=2, eval_loader=accelerator.loader(images(8), batch_size=4))
     assert log.events == [
-        *["fit of 6", "epoch 0", "step 1", "step 2", "log 2", "step 3", "evaluated 3", "epoch end"],
-        *["epoch 1", "step 4", "log 4", "step 5", "step 6", "log 6", "evaluated 6", "epoch end", "fit end"],
+        *["fit of 6", "epoch 0", "begin 0", "step 1", "begin 1", "step 2", "begin 2", "log 2", "step 3"],
+        *["evaluate", "evaluated 3", "epoch end"],
+        *["epoch 1", "begin 3", "step 4", "begin 4", "log 4", "step 5", "begin 5", "step 6", "log 6"],
+        *["evaluate", "evaluated 6", "epoch end", "fit end"],
     ]
     assert [record.step for record in history.train] == [2, 4, 6]
     assert set(history.evaluations[-1].values) == {"loss", "accuracy"}
     assert history.values("loss").shape == (3,)
     assert history.train[0].values.keys() == {"loss", "accuracy", "learning_rate", "examples_per_second"}
     assert (history.values("examples_per_second") > 0).all()
+
+
+def test_callbacks_have_an_event_in_the_order_in_which_they_were_given(make: Make) -> None:
+    class Named(Log):
+        def __init__(self, name: str, events: list[str]) -> None:
+            self.name, self.events = name, events
+
+        def on_epoch_end(self, run: Run) -> None:
+            self.events.append(f"{self.name} sees the end")
+
+    events: list[str] = []
+    accelerator = make()
+    trainer_of(accelerator, Named("second", events), Named("first", events)).fit(
+        accelerator.loader(images(4), batch_size=4), epochs=1
+    )
+    assert [event for event in events if event.endswith("sees the end")] == [
+        "second sees the end",
+        "first sees the end",
+    ]
+    assert [event for event in events if event in ("epoch 0", "fit end")] == ["epoch 0"] * 2 + ["fit end"] * 2
+
+
+def test_an_event_that_does_not_exist_is_refused_when_the_class_is_made() -> None:
+    with pytest.raises(ct.ConfigError, match=r"events must be among on_fit_begin, .*got on_batch_end in Wrong"):
+
+        class Wrong(ct.Callback):
+            def on_batch_end(self) -> None:
+                """Never called."""
 
 
 def test_fit_goes_on_where_it_stopped(make: Make) -> None:
@@ -178,8 +214,8 @@ def test_progress_is_quiet_where_there_is_no_terminal(make: Make, capfd: pytest.
 
 def test_progress_is_quiet_on_other_processes(make: Make) -> None:
     console = Console(file=io.StringIO(), force_terminal=True)
-    bar, state = ProgressBar("train", console), prepared(make(), MLP)
-    run = Run(state=state, is_main_process=False, batch_size=4, epochs=1, total_steps=2)
+    bar, trainer = ProgressBar("train", console), trainer_of(make())
+    run = Run(trainer=trainer, state=trainer.state, is_main_process=False, batch_size=4, epochs=1, total_steps=2)
     bar.on_fit_begin(run)
     bar.on_log(run, Record(step=1, epoch=0, values={"loss": 1.0, "learning_rate": 0.1}))
     bar.on_fit_end(run)

@@ -2,6 +2,7 @@
 
 import platform as host_platform
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.sharding import plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
-from crosstrain_torch import capture, evaluation, models, naming, sharding, step
+from crosstrain_torch import capture, evaluation, models, naming, profiler, sharding, step
 from crosstrain_torch.collectives import all_gather
 from crosstrain_torch.pixels import Augment
 from crosstrain_torch.precision import param_dtype
@@ -56,6 +57,10 @@ class TorchAccelerator(Accelerator):
     def change_setting(self, model: Any, path: str, name: str, value: Any) -> bool:
         """See `crosstrain.Accelerator`."""
         return capture.change_setting(model, path, name, value)
+
+    def trace(self, folder: Path) -> AbstractContextManager[Any]:
+        """See `crosstrain.Accelerator`."""
+        return profiler.trace(folder, self.process_index)
 
     def synchronize(self) -> None:
         """See `crosstrain.Accelerator`."""

@@ -96,6 +96,42 @@ class Shards:
                 mine.grad = None if grad is None else local(grad)
 
 
+class Learning:
+    """Which parameters a step updates: all that are trained, but those that it leaves as they are.
+
+    Args:
+        shards: the parameters of a state.
+
+    Attributes:
+        trainable: canonical name -> local parameter, of all that need a gradient when the state is made.
+        now: local parameters that the next step updates.
+        held: canonical names of those that it leaves as they are.
+    """
+
+    def __init__(self, shards: Shards) -> None:
+        self.trainable = {name: param for name, param in shards.local.items() if param.requires_grad}
+        self.now = list(self.trainable.values())
+        self.held: tuple[str, ...] = ()
+        self._split = shards.split
+
+    def hold(self, names: tuple[str, ...]) -> None:
+        """Leaves these out, and asks for no gradients of theirs; takes up the others again."""
+        if names == self.held:
+            return
+        self.held = names
+        self.now = [param for name, param in self.trainable.items() if name not in names]
+        # FSDP2 takes note of what needs a gradient once; there gradients are dropped instead.
+        for name, param in () if self._split else self.trainable.items():
+            param.requires_grad_(name not in names)
+
+    def drop_others(self, params: Iterable[torch.Tensor]) -> None:
+        """Takes the gradients off parameters that the next step does not update."""
+        learning = set(self.now)
+        for param in params:
+            if param not in learning:
+                param.grad = None
+
+
 def reduce_sum(tensors: Iterable[torch.Tensor], group: dist.ProcessGroup) -> None:
     """Adds up tensors over the processes, in place, in buckets of one type and about 25 MiB as DDP's."""
     bucket: Tensors = []

@@ -1,7 +1,7 @@
 """`TorchState`: a live nn.Module and its native optimizer."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 
 import numpy as np
@@ -18,7 +18,7 @@ from crosstrain_torch.host import copy_into, generators, lazily, set_generators,
 from crosstrain_torch.models.layers import Dropout
 from crosstrain_torch.placing import place
 from crosstrain_torch.sharding import Mesh
-from crosstrain_torch.shards import Shards, local, reduce_sum, wrap
+from crosstrain_torch.shards import Learning, Shards, local, reduce_sum, wrap
 
 
 class TorchGradients(Gradients):
@@ -52,10 +52,8 @@ class TorchState(TrainState):
         self.dropouts = [m for m in model.modules() if isinstance(m, Dropout) and m.rate]
         self.params = naming.parameters(model)
         self.shards = Shards(self.params, mesh.world)
-        self.trained = [param for param in self.shards.local.values() if param.requires_grad]
-        self.native_optimizer = None
-        if optimizer is not None:
-            self.native_optimizer = optim.build(optimizer, self.shards, self.parameter_roles)
+        self.learning = Learning(self.shards)
+        self.native_optimizer = None if optimizer is None else self._build_optimizer()
         self.reading: Future[None] | None = None
         self.averages = {name: p.detach().clone() for name, p in self.params.items()} if average is not None else {}
         self._local_averages = [local(average) for average in self.averages.values()]
@@ -90,19 +88,17 @@ class TorchState(TrainState):
         if not isinstance(gradients, TorchGradients) or not self._owns(gradients):
             raise foreign_gradients(gradients)
         clipping = Clipping(norm=clip_norm, value=clip_value)
+        self.learning.hold(self.frozen)
         for name, param in self.shards.local.items():
             param.grad = gradients.grads[name]
+        self.learning.drop_others(self.shards.local.values())
         self.clip(clipping)
         self.update(*self.hyper())
         self._step += 1
 
-    def gradient_norm(self) -> torch.Tensor:
-        """The global norm of the gradients that are there."""
-        return optim.global_norm(self.trained, self.shards)
-
     def clip(self, clipping: Clipping, norm: torch.Tensor | None = None) -> None:
         """Brings the gradients that are there within the limits; `norm` is their global norm where it is known."""
-        optim.clip(self.trained, clipping, self.shards, norm)
+        optim.clip(self.learning.now, clipping, self.shards, norm)
 
     def collect_gradients(self) -> list[torch.Tensor]:
         """This process's part of every gradient, after the last backward pass.
@@ -111,10 +107,12 @@ class TorchState(TrainState):
         then skip the parameter's weight decay and momentum.
         """
         self.shards.collect_gradients()
-        for param in self.trained:
+        if self.learning.held:
+            self.learning.drop_others(self.shards.local.values())
+        for param in self.learning.now:
             if param.grad is None:
                 param.grad = torch.zeros_like(param)
-        return [param.grad for param in self.trained if param.grad is not None]
+        return [param.grad for param in self.learning.now if param.grad is not None]
 
     def reduce_gradients(self) -> None:
         """Adds up over the batch what neither FSDP nor DDP adds up."""
@@ -155,7 +153,7 @@ class TorchState(TrainState):
 
     def to_gradients(self, values: Mapping[str, np.ndarray]) -> TorchGradients:
         """See `crosstrain.TrainState`."""
-        trained = {name: param for name, param in self.params.items() if param.requires_grad}
+        trained = {name: param for name, param in self.params.items() if name in self.learning.trainable}
         check_names("gradients", {name: tuple(param.shape) for name, param in trained.items()}, values)
         grads = {name: torch.empty_like(param.detach()) for name, param in trained.items()}
         copy_into(grads, values)
@@ -202,6 +200,23 @@ class TorchState(TrainState):
             optim.set_counters(self.optimizer, self.native_optimizer, step)
         self._step = step
 
+    def keep(self) -> Callable[[], None]:
+        """See `crosstrain.TrainState`."""
+        optimizer, step = self.native_optimizer, self._step
+        changing, steady = self.tensors()
+        live = {**changing, **steady}
+        copies = {name: tensor.clone() for name, tensor in live.items()}
+        kept = [] if optimizer is None else [each for state in optimizer.state.values() for each in state.values()]
+        own = [tensor.clone() for tensor in kept]
+
+        def put_back() -> None:
+            self.set_tensors(copies, step)
+            with torch.no_grad():
+                for target, values in zip(kept, own, strict=True):
+                    target.copy_(values)
+
+        return put_back
+
     def _sections(self) -> dict[str, dict[str, torch.Tensor]]:
         """The live tensors under the names of `Snapshot.sections`."""
         counters = naming.counters(self._model) | generators(self._device)
@@ -212,6 +227,17 @@ class TorchState(TrainState):
             **{f"moments/{slot}": kept for slot, kept in self._moments().items()},
             "native": {f"torch/{name}": values for name, values in counters.items()},
         }
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        return optim.build(self.optimizer, self.shards, self.parameter_roles, self.learning.trainable)
+
+    def _regroup(self) -> None:
+        old = self.native_optimizer
+        assert old is not None
+        self.native_optimizer = new = self._build_optimizer()
+        for param, kept in old.state.items():
+            new.state[param] = kept
+        optim.set_counters(self.optimizer, new, self._step)
 
     def _wait_for_readers(self) -> None:
         reading, self.reading = self.reading, None

@@ -20,7 +20,7 @@ from crosstrain.precision import Precision
 from crosstrain.random import WORD_MASK, StepRandom, seed_key, threefry2x32
 from crosstrain.state import require_trainable
 from crosstrain.step import LossFn, StepHyper, StepOptions
-from crosstrain_torch import fsdp
+from crosstrain_torch import fsdp, optim
 from crosstrain_torch.collectives import all_reduce
 from crosstrain_torch.objective import Batch, Objective, call
 from crosstrain_torch.precision import forward_scope
@@ -85,6 +85,7 @@ class Gradient:
 
     def __call__(self, state: TorchState, batch: Batch, others: tuple[TorchState, ...]) -> Outputs:
         """Gradients of sum / weight over the global batch; returns the global sums and weights."""
+        state.learning.hold(state.frozen)
         objective = self._objective(state, others)
         if self._count == 1 and self._runtime.group is None:
             outputs = self._forward(objective, state, batch, others, self._rows(batch))
@@ -151,7 +152,8 @@ class Gradient:
 
     def _objective(self, state: TorchState, others: tuple[TorchState, ...]) -> nn.Module:
         cache = self._objectives.setdefault(state, {})
-        key = tuple(id(other) for other in others)
+        # DistributedDataParallel reduces what had a gradient when it was made.
+        key = (*state.learning.held, *(id(other) for other in others))
         if key not in cache:
             objective: nn.Module = Objective(self._loss_fn, state.model, tuple(other.model for other in others))
             if self._runtime.uses_ddp:
@@ -225,7 +227,7 @@ class TrainRun:
         if self._looks_at_gradients:
             norm = None
             if self._options.wants_norm:
-                norm = state.gradient_norm()
+                norm = optim.global_norm(state.learning.now, state.shards)
                 outputs["grad_norm"] = Loss(norm, 1.0)
             state.clip(self._clipping, norm)
         state.update(*hyper)

@@ -19,7 +19,7 @@ from crosstrain.metrics import Metrics
 
 if TYPE_CHECKING:
     from crosstrain.accelerator import Accelerator
-    from crosstrain.data.loader import Loader
+    from crosstrain.data.phases import Batches
 
 # Processes agree on saving through a collective; every step would be too often for a cluster.
 _AGREE_EVERY = 10
@@ -69,7 +69,7 @@ class CheckpointSpec:
 class Saver(Callback):
     """Saves by a `CheckpointSpec`, in the background; at a signal it saves and ends the run."""
 
-    def __init__(self, accelerator: "Accelerator", loader: "Loader", spec: CheckpointSpec) -> None:
+    def __init__(self, accelerator: "Accelerator", loader: "Batches", spec: CheckpointSpec) -> None:
         self.checkpoints = Checkpoints(
             accelerator, spec.root, keep_last=spec.keep_last, keep_every=spec.keep_every, keep_best=spec.keep_best
         )

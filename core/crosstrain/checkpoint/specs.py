@@ -35,14 +35,17 @@ _SCHEDULES = (
     schedules.OneCycle,
     schedules.OneCycleMomentum,
     schedules.OptaxOneCycle,
+    schedules.Override,
     schedules.Polynomial,
+    schedules.SmithOneCycle,
+    schedules.SmithOneCycleMomentum,
     schedules.StepDecay,
     schedules.TorchOneCycle,
     schedules.TorchOneCycleMomentum,
     schedules.Triangular,
     schedules.WarmupStableDecay,
 )
-_OTHERS = (optim.Ema, optim.Swa, optim.ParamGroup)
+_OTHERS = (optim.Ema, optim.Swa, optim.ParamGroup, optim.LayerGroup)
 _ALL = (*CONFIGS.values(), *_OPTIMIZERS, *_SCHEDULES, *_OTHERS)
 KNOWN: Mapping[str, type] = {known.__name__: known for known in _ALL}
 """Name -> class of everything that `rebuild` makes."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crosstrain.data.images import cutout, flip, normalise, random_crop
     from crosstrain.data.mixing import cutmix, mixup
     from crosstrain.data.parquet_files import parquet
+    from crosstrain.data.phases import Batches, Phase, PhasedLoader, progressive
     from crosstrain.data.records import array_record
     from crosstrain.data.resizing import resize
 
@@ -34,15 +35,19 @@ _MODULES = {
     "images": ("cutout", "flip", "normalise", "random_crop"),
     "mixing": ("cutmix", "mixup"),
     "parquet_files": ("parquet",),
+    "phases": ("Batches", "Phase", "PhasedLoader", "progressive"),
     "records": ("array_record",),
     "resizing": ("resize",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Batches",
     "Context",
     "ImageFolder",
     "Loader",
+    "Phase",
+    "PhasedLoader",
     "Source",
     "Split",
     "Transform",
@@ -62,6 +67,7 @@ __all__ = [
     "npy",
     "pack",
     "parquet",
+    "progressive",
     "random_crop",
     "resize",
     "stdlib_bytes",

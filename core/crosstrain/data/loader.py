@@ -1,7 +1,7 @@
 """`Loader`: batches of a source in their order, padded, checked, and placed on the devices."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -128,6 +128,23 @@ class Loader:
             DataError: no such state, or one of another batch size, seed, order or source.
         """
         self._go_to(parse(state, self._facts(), None if self._source is None else len(self)))
+
+    def steps(self, epochs: int) -> int:
+        """Batches of so many epochs.
+
+        Raises:
+            TypeError: the source is an iterable without length.
+        """
+        return len(self) * epochs
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Whatever is read inside, the loader stands afterwards where it stood; for evaluating and for trying steps."""
+        kept = self._next, self._position, self._iteration
+        try:
+            yield
+        finally:
+            self._next, self._position, self._iteration = kept
 
     @property
     def resume_note(self) -> str | None:

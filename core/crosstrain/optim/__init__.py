@@ -10,11 +10,13 @@ from crosstrain.optim.adam import Adam, AdamW, adam, adamw
 from crosstrain.optim.adam_variants import NAdam, RAdam, nadam, radam
 from crosstrain.optim.adaptive import Adagrad, RmsProp, adagrad, rmsprop
 from crosstrain.optim.average import Averaging, Ema, Swa, ema, swa
-from crosstrain.optim.base import Hyper, OptimizerSpec, ParamGroup, ParamSettings, Role, undecayed
+from crosstrain.optim.base import Hyper, OptimizerSpec, ParamGroup, undecayed
 from crosstrain.optim.clipping import Clipping
 from crosstrain.optim.lamb import Lamb, lamb
+from crosstrain.optim.layers import LayerGroup, ParamSettings
 from crosstrain.optim.lion import Lion, lion
 from crosstrain.optim.muon import Muon, muon
+from crosstrain.optim.roles import Role
 from crosstrain.optim.sgd import Sgd, sgd
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Ema",
     "Hyper",
     "Lamb",
+    "LayerGroup",
     "Lion",
     "Muon",
     "NAdam",

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from crosstrain.errors import ConfigError
-from crosstrain.optim.base import OptimizerSpec, ParamGroup, require
+from crosstrain.optim.base import OptimizerSpec, ParamGroup
+from crosstrain.optim.roles import require
 from crosstrain.schedules import Schedule, as_schedule
 
 

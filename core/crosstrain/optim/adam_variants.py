@@ -1,10 +1,12 @@
 """NAdam and RAdam: Adam with Nesterov momentum, and Adam whose rate is rectified while its second moment is young."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crosstrain.optim.adam import Adam, Betas
-from crosstrain.optim.base import ParamGroup, require, value_at
+from crosstrain.optim.base import ParamGroup, value_at
+from crosstrain.optim.roles import require
 from crosstrain.schedules import Schedule, as_schedule
 
 
@@ -23,11 +25,11 @@ class NAdam(Adam):
         Adam.check(self)
         require("momentum_decay", self.momentum_decay, 0.0)
 
-    def carried(self, step: int) -> dict[str, float]:
-        """See `OptimizerSpec`: M after `step` updates."""
+    def carried(self, steps: Sequence[int]) -> dict[str, float]:
+        """See `OptimizerSpec`: M after these updates."""
         product = 1.0
-        for update in range(step):
-            product *= value_at(self.betas[0], update) * self.warming(update + 1)
+        for update, step in enumerate(steps, 1):
+            product *= value_at(self.betas[0], step) * self.warming(update)
             if product == 0.0:
                 break
         return {"mu_product": product}

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from crosstrain.optim.base import OptimizerSpec, ParamGroup, require, require_momentum, value_at
+from crosstrain.optim.base import OptimizerSpec, ParamGroup, require_momentum, value_at
+from crosstrain.optim.roles import require
 from crosstrain.schedules import Schedule, as_schedule
 
 

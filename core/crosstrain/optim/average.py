@@ -6,7 +6,7 @@ Both are one update after each optimizer step, a = a + w (p - a), with a weight 
 from dataclasses import dataclass
 
 from crosstrain.errors import ConfigError
-from crosstrain.optim.base import require
+from crosstrain.optim.roles import require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

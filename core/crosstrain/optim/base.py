@@ -1,14 +1,13 @@
 """What every optimizer spec has: a rate, weight decay, and groups of parameters that learn differently."""
 
-import math
-import re
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 from crosstrain.errors import ConfigError
+from crosstrain.optim.layers import LayerGroup, ParamSettings, Span, matches, require_pattern
+from crosstrain.optim.roles import Role, require
 from crosstrain.schedules import Schedule
-
-Role = Literal["weight", "bias", "norm", "embedding"]
 
 
 class Hyper(NamedTuple):
@@ -23,18 +22,6 @@ class Hyper(NamedTuple):
     momentum: float
 
 
-class ParamSettings(NamedTuple):
-    """What one parameter's groups come to.
-
-    Attributes:
-        rate_scale: multiplies the rate.
-        weight_decay: the coefficient that holds for it.
-    """
-
-    rate_scale: float
-    weight_decay: float
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParamGroup:
     """Parameters that learn differently. A parameter belongs to the first group that matches it.
@@ -42,7 +29,7 @@ class ParamGroup:
     Attributes:
         match: a regular expression, searched in the canonical name; the empty one matches every name.
         roles: roles that belong; empty: all. `norm` is every parameter of a norm layer, `bias` any other bias.
-        rate_scale: multiplies the learning rate (0 freezes).
+        rate_scale: multiplies the learning rate. At 0 moments still move; `LayerGroup` freezes.
         weight_decay: replaces the spec's; None keeps it.
 
     Raises:
@@ -57,17 +44,11 @@ class ParamGroup:
     def __post_init__(self) -> None:
         require("rate_scale", self.rate_scale, 0.0)
         require("weight_decay", self.weight_decay or 0.0, 0.0)
-        unknown = [role for role in self.roles if role not in get_args(Role)]
-        if unknown:
-            raise ConfigError(f"roles must be among {', '.join(get_args(Role))}, got roles={self.roles}.")
-        try:
-            re.compile(self.match)
-        except re.error as error:
-            raise ConfigError(f"match must be a regular expression, got match={self.match!r}: {error}.") from error
+        require_pattern(self.match, self.roles)
 
     def matches(self, name: str, role: str) -> bool:
         """Whether a parameter belongs to this group."""
-        return (not self.roles or role in self.roles) and re.search(self.match, name) is not None
+        return matches(self.match, self.roles, name, role)
 
 
 def undecayed(*roles: Role) -> ParamGroup:
@@ -83,11 +64,13 @@ class OptimizerSpec:
         learning_rate: the schedule of the rate, counted in optimizer steps.
         weight_decay: coefficient, >= 0; coupled or decoupled as the subclass says.
         groups: parameters that learn differently.
+        layers: rates of layers, and the steps at which they stand still; beside `groups`.
     """
 
     learning_rate: Schedule
     weight_decay: float = 0.0
     groups: tuple[ParamGroup, ...] = ()
+    layers: tuple[LayerGroup, ...] = ()
 
     def __post_init__(self) -> None:
         require("weight_decay", self.weight_decay, 0.0)
@@ -104,8 +87,43 @@ class OptimizerSpec:
         """The momentum (or first beta) of a 0-based step; 0 where there is none."""
         return 0.0
 
-    def carried(self, step: int) -> dict[str, float]:
-        """Numbers that the update carries from step to step and that follow from their count, after `step` updates.
+    @property
+    def momentum_value(self) -> "Schedule | float | None":
+        """What was given as momentum or first beta; None where the optimizer has none."""
+        values = self._values()
+        found = values["betas"][0] if "betas" in values else values.get("momentum", 0.0)
+        return None if found == 0.0 else found
+
+    def with_momentum(self, momentum: Schedule | float) -> "OptimizerSpec":
+        """The same optimizer with another momentum, or first beta.
+
+        Raises:
+            ConfigError: it has none, or a number outside [0, 1).
+        """
+        if self.momentum_value is None:
+            raise ConfigError(
+                f"momentum can only be cycled where the optimizer has one, got {type(self).__name__} without. "
+                "Use for example ct.sgd(rate, momentum=0.9), or pass momentum=None."
+            )
+        betas = self._values().get("betas")
+        new = {"momentum": momentum} if betas is None else {"betas": (momentum, betas[1])}
+        return replace(self, **new)
+
+    def compiled(self) -> tuple[Any, ...]:
+        """What an engine compiles of the numbers: all but what reaches the step as data, and what belongs to groups."""
+        left_out = ("learning_rate", "weight_decay", "groups", "layers")
+        values = {name: value for name, value in self._values().items() if name not in left_out}
+        if "betas" in values:
+            values["betas"] = values["betas"][1]
+        if "momentum" in values:
+            values["momentum"] = values["momentum"] != 0.0
+        return type(self), *values.items()
+
+    def _values(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def carried(self, steps: Sequence[int]) -> dict[str, float]:
+        """Numbers that the update carries from step to step, after the updates of these 0-based optimizer steps.
 
         Engines keep them beside the moments; a snapshot does not, and `load` takes them from here.
         """
@@ -130,23 +148,18 @@ class OptimizerSpec:
         """What holds for the parameter with this canonical name and role."""
         group = next((group for group in self.groups if group.matches(name, role)), ParamGroup())
         decay = self.weight_decay if group.weight_decay is None else group.weight_decay
-        return ParamSettings(group.rate_scale, decay)
+        scale = group.rate_scale
+        frozen: list[Span] = []
+        for layers in self.layers:
+            if layers.matches(name, role):
+                scale *= layers.rate_scale
+                frozen += layers.frozen
+        return ParamSettings(scale, decay, tuple(sorted(frozen, key=lambda span: span[0])))
 
 
 def value_at(value: "Schedule | float", step: int) -> float:
     """A number as it is, a schedule at a step."""
     return value(step) if isinstance(value, Schedule) else value
-
-
-def require(name: str, value: float, low: float, high: float = math.inf) -> None:
-    """Refuses a number outside [low, high).
-
-    Raises:
-        ConfigError: names the number and its range.
-    """
-    if not low <= value < high:
-        bound = f"in [{low}, {high})" if high < math.inf else f"at least {low}"
-        raise ConfigError(f"{name} must be {bound}, got {name}={value}.")
 
 
 def require_momentum(name: str, value: "Schedule | float") -> None:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from crosstrain.optim.adam import AdamW
-from crosstrain.optim.base import OptimizerSpec, ParamGroup, Role, require, require_momentum, value_at
+from crosstrain.optim.base import OptimizerSpec, ParamGroup, require_momentum, value_at
+from crosstrain.optim.roles import Role, require
 from crosstrain.schedules import Schedule, as_schedule
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)

@@ -12,11 +12,9 @@ The file defines, at its top level:
     total_steps = 1000                          # optional: length of the run, for the schedule
 """
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from crosstrain.accelerator import Accelerator
@@ -25,6 +23,7 @@ from crosstrain.errors import ConfigError
 from crosstrain.optim import OptimizerSpec
 from crosstrain.parity.matching import Matching, Parameter, match
 from crosstrain.parity.side import Side
+from crosstrain.scripts import load_script
 from crosstrain.step import LossFn
 
 
@@ -65,9 +64,7 @@ def load_port(path: Path) -> Port:
     Raises:
         ConfigError: the file is missing, or does not define what it has to.
     """
-    if not path.is_file():
-        raise ConfigError(f"the port must be a Python file, got {path}, which does not exist.")
-    module = _run(path)
+    module = load_script(path, "the port")
     shared_loss = getattr(module, "loss_fn", None)
     found = {
         "torch_loss": getattr(module, "torch_loss", shared_loss),
@@ -85,15 +82,6 @@ def load_port(path: Path) -> Port:
         raise ConfigError(f"optimizer must be an OptimizerSpec, got {kind}. Use ct.sgd, ct.adam or ct.adamw.")
     options = {name: getattr(module, name) for name in ("hints", "total_steps") if hasattr(module, name)}
     return Port(**{**found, **options})
-
-
-def _run(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"crosstrain_port_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"the port must be a Python file, got {path}.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _parameters(side: Side) -> list[Parameter]:

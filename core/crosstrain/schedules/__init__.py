@@ -11,9 +11,17 @@ from crosstrain.schedules.one_cycle import (
     OneCycle,
     OneCycleMomentum,
     OptaxOneCycle,
+    flat_cos,
     one_cycle,
     one_cycle_momentum,
     optax_one_cycle,
+)
+from crosstrain.schedules.override import Override
+from crosstrain.schedules.smith_one_cycle import (
+    SmithOneCycle,
+    SmithOneCycleMomentum,
+    smith_one_cycle,
+    smith_one_cycle_momentum,
 )
 from crosstrain.schedules.step import MultiStepDecay, StepDecay, multi_step_decay, step_decay
 from crosstrain.schedules.torch_one_cycle import (
@@ -42,8 +50,11 @@ __all__ = [
     "OneCycle",
     "OneCycleMomentum",
     "OptaxOneCycle",
+    "Override",
     "Polynomial",
     "Schedule",
+    "SmithOneCycle",
+    "SmithOneCycleMomentum",
     "StepDecay",
     "TorchOneCycle",
     "TorchOneCycleMomentum",
@@ -52,6 +63,7 @@ __all__ = [
     "as_schedule",
     "constant",
     "cosine",
+    "flat_cos",
     "linear",
     "lr_range",
     "multi_step_decay",
@@ -59,6 +71,8 @@ __all__ = [
     "one_cycle_momentum",
     "optax_one_cycle",
     "polynomial",
+    "smith_one_cycle",
+    "smith_one_cycle_momentum",
     "step_decay",
     "torch_one_cycle",
     "torch_one_cycle_momentum",

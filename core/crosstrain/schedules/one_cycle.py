@@ -126,6 +126,21 @@ def one_cycle(
     return OneCycle(peak=learning_rate, total_steps=total_steps, pct_start=pct_start, div=div, final_div=final_div)
 
 
+def flat_cos(learning_rate: float, total_steps: int, *, pct_start: float = 0.75, final_div: float = 1e5) -> Schedule:
+    """fastai's `fit_flat_cos`: flat for `pct_start` of the run, then half a cosine; `OneCycle` with div = 1.
+
+    Args:
+        learning_rate: the rate of the flat part.
+        total_steps: optimizer steps of the whole run.
+        pct_start: share of the run that is flat.
+        final_div: first rate / last rate.
+
+    Raises:
+        ConfigError: a negative rate, no steps, or a shape parameter out of range.
+    """
+    return OneCycle(peak=learning_rate, total_steps=total_steps, pct_start=pct_start, div=1.0, final_div=final_div)
+
+
 def one_cycle_momentum(total_steps: int, *, high: float = 0.95, low: float = 0.85, pct_start: float = 0.25) -> Schedule:
     """fastai's momentum (or first beta) for `one_cycle`, low where the rate is high; see `OneCycleMomentum`.
 

@@ -5,14 +5,14 @@ inside every trace, around the traced numbers. One file for each family of `cros
 """
 
 from crosstrain_jax.optim.average import update_average
-from crosstrain_jax.optim.base import Leaves, Optimizer
+from crosstrain_jax.optim.base import Grouped, Leaves
 from crosstrain_jax.optim.clipping import clip, global_norm
 from crosstrain_jax.optim.moments import Slot, slots, with_slots
 from crosstrain_jax.optim.rules import build
 
 __all__ = [
+    "Grouped",
     "Leaves",
-    "Optimizer",
     "Slot",
     "build",
     "clip",

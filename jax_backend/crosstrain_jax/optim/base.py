@@ -20,7 +20,7 @@ Rule: TypeAlias = "Callable[[Optimizer, Hyper], Transformation]"
 
 
 class Optimizer(NamedTuple):
-    """A spec over the parameters of one model.
+    """A spec over parameters that share their settings.
 
     Attributes:
         spec: the numbers.
@@ -46,6 +46,51 @@ class Optimizer(NamedTuple):
             for p, u, each in zip(params, directions, self.settings, strict=True)
         )
         return new_params, jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
+
+
+class Grouped(NamedTuple):
+    """A spec over all parameters of one model.
+
+    Attributes:
+        parts: one optimizer, with moments and an update count of its own, for each settings.
+        where: which parameters, by their place in the state, each part has.
+    """
+
+    parts: tuple[Optimizer, ...]
+    where: tuple[tuple[int, ...], ...]
+
+    def init(self, params: Leaves) -> Any:
+        """Moments before the first step, for each part."""
+        return tuple(part.init(_at(params, where)) for part, where in zip(self.parts, self.where, strict=True))
+
+    def update(
+        self, params: Leaves, states: Any, grads: Leaves, hyper: tuple[Any, Any], frozen: tuple[bool, ...]
+    ) -> tuple[Leaves, Any]:
+        """One update inside a compiled step; of frozen parts nothing changes."""
+        new_params, new_states = list(params), list(states)
+        for index, (part, where) in enumerate(zip(self.parts, self.where, strict=True)):
+            if not frozen[index]:
+                found, new_states[index] = part.update(_at(params, where), states[index], _at(grads, where), *hyper)
+                for place, param in zip(where, found, strict=True):
+                    new_params[place] = param
+        return tuple(new_params), tuple(new_states)
+
+    def key(self) -> Any:
+        """What of it is compiled."""
+        scales = tuple(tuple((each.rate_scale, each.weight_decay) for each in part.settings) for part in self.parts)
+        return self.parts[0].spec.compiled() if self.parts else None, self.where, scales
+
+    def frozen_at(self, step: int) -> tuple[bool, ...]:
+        """Which parts a 0-based optimizer step leaves as they are."""
+        return tuple(part.settings[0].frozen_at(step) for part in self.parts)
+
+    def held(self, frozen: tuple[bool, ...]) -> frozenset[int]:
+        """Which parameters these parts have."""
+        return frozenset(place for yes, where in zip(frozen, self.where, strict=True) if yes for place in where)
+
+
+def _at(leaves: Leaves, where: tuple[int, ...]) -> Leaves:
+    return tuple(leaves[place] for place in where)
 
 
 def decay(optimizer: Optimizer) -> Transformation:

@@ -13,13 +13,14 @@ from crosstrain.optim import (
     Muon,
     NAdam,
     OptimizerSpec,
+    ParamSettings,
     RAdam,
     RmsProp,
     Sgd,
 )
 from crosstrain_jax.naming import Leaf
 from crosstrain_jax.optim import adafactor, adam, adam_variants, adaptive, lamb, lion, muon, sgd
-from crosstrain_jax.optim.base import Optimizer, Rule
+from crosstrain_jax.optim.base import Grouped, Optimizer, Rule
 
 RULES: Mapping[type[OptimizerSpec], Rule] = {
     Sgd: sgd.sgd,
@@ -36,7 +37,7 @@ RULES: Mapping[type[OptimizerSpec], Rule] = {
 }
 
 
-def build(spec: OptimizerSpec, names: Sequence[Leaf]) -> Optimizer:
+def build(spec: OptimizerSpec, names: Sequence[Leaf]) -> Grouped:
     """A spec over parameters with these names, layouts and roles.
 
     Raises:
@@ -45,5 +46,11 @@ def build(spec: OptimizerSpec, names: Sequence[Leaf]) -> Optimizer:
     if type(spec) not in RULES:
         known = ", ".join(kind.__name__ for kind in RULES)
         raise ConfigError(f"optimizer must be one of {known} on the jax engine, got {type(spec).__name__}.")
-    settings = tuple(spec.settings(leaf.name, leaf.role) for leaf in names)
-    return Optimizer(spec, RULES[type(spec)], tuple(names), settings)
+    places: dict[ParamSettings, list[int]] = {}
+    for place, leaf in enumerate(names):
+        places.setdefault(spec.settings(leaf.name, leaf.role), []).append(place)
+    parts = tuple(
+        Optimizer(spec, RULES[type(spec)], tuple(names[place] for place in where), (settings,) * len(where))
+        for settings, where in places.items()
+    )
+    return Grouped(parts, tuple(tuple(where) for where in places.values()))

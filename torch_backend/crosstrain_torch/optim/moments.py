@@ -24,8 +24,10 @@ def slots(spec: OptimizerSpec, optimizer: torch.optim.Optimizer, shards: Shards)
 
 
 def set_counters(spec: OptimizerSpec, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Makes the optimizer `step` updates old."""
-    counters = {"step": step} | spec.carried(step)
-    for kept in optimizer.state.values():
-        for name in set(counters) & set(kept):
-            kept[name].fill_(counters[name])
+    """Makes the optimizer `step` steps old; a parameter that stood still in some of them has fewer updates."""
+    for group in optimizer.param_groups:
+        updates = group["settings"].updates(step)
+        counters = {"step": len(updates)} | spec.carried(updates)
+        for kept in (optimizer.state[param] for param in group["params"]):
+            for name in set(counters) & set(kept):
+                kept[name].fill_(counters[name])

@@ -1,6 +1,6 @@
 """Which rule belongs to which spec."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -40,8 +40,10 @@ RULES: Mapping[type[OptimizerSpec], Rule] = {
 }
 
 
-def build(spec: OptimizerSpec, shards: Shards, roles: Mapping[str, Role]) -> torch.optim.Optimizer:
-    """The torch optimizer of a spec over the local parts of trained parameters; its rate is set before every step.
+def build(
+    spec: OptimizerSpec, shards: Shards, roles: Mapping[str, Role], trained: Collection[str]
+) -> torch.optim.Optimizer:
+    """The torch optimizer of a spec over the local parts of parameters by name; its rate is set before every step.
 
     Raises:
         ConfigError: a spec this engine does not know.
@@ -52,7 +54,7 @@ def build(spec: OptimizerSpec, shards: Shards, roles: Mapping[str, Role]) -> tor
     rule = RULES[type(spec)]
     groups: dict[Any, list[torch.Tensor]] = {}
     for name, param in shards.local.items():
-        if param.requires_grad:
+        if name in trained:
             key = (spec.settings(name, roles[name]), rule.kind(spec, roles[name], param.ndim))
             groups.setdefault(key, []).append(param)
     optimizer = rule.build(
@@ -62,6 +64,7 @@ def build(spec: OptimizerSpec, shards: Shards, roles: Mapping[str, Role]) -> tor
                 "params": params,
                 "weight_decay": settings.weight_decay,
                 "rate_scale": settings.rate_scale,
+                "settings": settings,
                 "kind": kind,
             }
             for (settings, kind), params in groups.items()

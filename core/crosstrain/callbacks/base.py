@@ -4,10 +4,14 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from crosstrain.errors import ConfigError
 from crosstrain.metrics import Metrics
 from crosstrain.state import TrainState
+
+if TYPE_CHECKING:
+    from crosstrain.trainer import Trainer
 
 
 @dataclass(slots=True)
@@ -15,9 +19,10 @@ class Run:
     """Where a call of `Trainer.fit` stands. Callbacks read it, and may call `stop`.
 
     Attributes:
+        trainer: whose `fit` it is: its accelerator, loss function and history.
         state: the state in training.
         is_main_process: whether this process prints and writes.
-        batch_size: real examples in a full global batch.
+        batch_size: real examples in a full global batch of this epoch.
         epochs: how many this call trains for; None when it counts steps.
         total_steps: optimizer steps of this call; None when not known.
         epoch: the current one, 0-based, of this call.
@@ -27,6 +32,7 @@ class Run:
         started: `time.perf_counter()` at the start, in seconds.
     """
 
+    trainer: "Trainer"
     state: TrainState
     is_main_process: bool
     batch_size: int
@@ -39,11 +45,12 @@ class Run:
     started: float = field(default_factory=time.perf_counter)
 
     def stop(self, reason: str, *, at_once: bool = False) -> None:
-        """Ends training after the current step, with a last evaluation unless `at_once`.
+        """Ends training after the current step, with a last evaluation unless `at_once`; the first reason stays.
 
         Every process must come to the same decision.
         """
-        self.stop_reason, self.stops_at_once = reason, at_once
+        self.stop_reason = self.stop_reason or reason
+        self.stops_at_once = self.stops_at_once or at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +78,13 @@ class Speed:
     """
 
     def __init__(self, step: int, batch_size: int, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._step, self._batch_size, self._clock = step, batch_size, clock
+        self._step, self.batch_size, self._clock = step, batch_size, clock
         self._then = clock()
 
     def lap(self, step: int) -> float:
         """The speed since the last lap, now that `step` steps are done; the first one includes compilation."""
         now = self._clock()
-        speed = (step - self._step) * self._batch_size / max(now - self._then, 1e-9)
+        speed = (step - self._step) * self.batch_size / max(now - self._then, 1e-9)
         self._step, self._then = step, now
         return speed
 
@@ -89,25 +96,56 @@ class Speed:
         self._then += self._clock() - before
 
 
+EVENTS = (
+    "on_fit_begin",
+    "on_epoch_begin",
+    "on_step_begin",
+    "on_step_end",
+    "on_log",
+    "on_evaluate_begin",
+    "on_evaluate_end",
+    "on_epoch_end",
+    "on_exception",
+    "on_fit_end",
+)
+"""Every event, in the order in which a `fit` first comes to it."""
+
+
 class Callback:
     """Base class; override what you need. Events of one `fit`, in order:
 
-    `on_fit_begin`, then per epoch `on_epoch_begin`, per step `on_step_end` and at logging time `on_log`,
-    `on_evaluate_end` where there is an evaluation loader, `on_epoch_end`; `on_exception` when anything raised;
-    `on_fit_end` always, last.
+    `on_fit_begin`, then per epoch `on_epoch_begin`, per step `on_step_begin`, `on_step_end` and at logging time
+    `on_log` (one step late), `on_evaluate_begin` and `on_evaluate_end` where there is an evaluation loader,
+    `on_epoch_end`; `on_exception` when anything raised; `on_fit_end` always, last. Of several callbacks each has an
+    event in the order in which they were given.
+
+    Raises:
+        ConfigError: a subclass defines an event that does not exist, when the class is made.
     """
 
+    def __init_subclass__(cls) -> None:
+        """Refuses an event that is spelled wrongly, which would never be called."""
+        unknown = [name for name in vars(cls) if name.startswith("on_") and name not in EVENTS]
+        if unknown:
+            raise ConfigError(f"events must be among {', '.join(EVENTS)}, got {', '.join(unknown)} in {cls.__name__}.")
+
     def on_fit_begin(self, run: Run) -> None:
-        """Before the first batch."""
+        """Before the first batch, after a resume."""
 
     def on_epoch_begin(self, run: Run) -> None:
         """Before the first batch of an epoch."""
+
+    def on_step_begin(self, run: Run, batch: dict[str, Any]) -> None:
+        """Before a step; `batch` holds device arrays of shape (B, ...)."""
 
     def on_step_end(self, run: Run, metrics: Metrics) -> None:
         """After a step was sent to the device. Reading `metrics` waits for it."""
 
     def on_log(self, run: Run, record: Record) -> None:
         """Every `log_every` steps, with values on the host; one step later, so that the device never waits."""
+
+    def on_evaluate_begin(self, run: Run) -> None:
+        """Before an evaluation, after the last `on_log` of its epoch."""
 
     def on_evaluate_end(self, run: Run, record: Record) -> None:
         """After an evaluation, with exact averages over all its examples."""

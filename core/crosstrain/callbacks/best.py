@@ -1,0 +1,97 @@
+"""The best model of a run, and averaged weights put to use."""
+
+import dataclasses
+
+from crosstrain.callbacks.base import Callback, Record, Run
+from crosstrain.callbacks.monitor import Mode, Monitor
+from crosstrain.data.phases import Batches
+from crosstrain.metrics import MetricSum
+from crosstrain.snapshot import Snapshot
+
+
+class BestModel(Callback):
+    """Keeps the state at its best evaluation on the host, and puts it back at the end of `fit`; needs an `eval_loader`.
+
+    All of the state goes back, its moments and its step included, so that training on from there is training on from
+    there. After an exception nothing is put back. `CheckpointSpec(keep_best=...)` keeps the best on the disk.
+
+    Args:
+        metric: name in the evaluation.
+        mode: whether small or large is good.
+        min_delta: how much better counts as better.
+
+    Raises:
+        ConfigError: a number out of range, and in `fit` a metric that the evaluation does not report.
+    """
+
+    def __init__(self, metric: str = "loss", *, mode: Mode = "min", min_delta: float = 0.0) -> None:
+        self.monitor = Monitor(metric=metric, mode=mode, min_delta=min_delta)
+        self._snapshot: Snapshot | None = None
+
+    def on_fit_begin(self, run: Run) -> None:
+        """See `Callback`."""
+        self.monitor.reset()
+        self._snapshot = None
+
+    def on_evaluate_end(self, run: Run, record: Record) -> None:
+        """See `Callback`."""
+        if self.monitor.is_better(record):
+            self._snapshot = run.state.snapshot()
+
+    def on_exception(self, run: Run, error: BaseException) -> None:
+        """See `Callback`."""
+        self._snapshot = None
+
+    def on_fit_end(self, run: Run) -> None:
+        """See `Callback`."""
+        if self._snapshot is not None and self._snapshot.step != run.state.step:
+            run.state.load(self._snapshot)
+        self._snapshot = None
+
+
+class Averaged(Callback):
+    """Evaluates the averaged weights (`ct.ema`, `ct.swa`) beside the current ones, and may leave them in the model.
+
+    Running statistics (BatchNorm) are those of the current weights.
+
+    Args:
+        loader: what to evaluate on, after every epoch; None does not.
+        use: at the end of `fit` the averaged weights take the place of the current ones.
+
+    Attributes:
+        evaluations: averages over all examples, in order.
+
+    Raises:
+        ConfigError: in `fit`, a state that keeps no average.
+    """
+
+    def __init__(self, loader: Batches | None = None, *, use: bool = False) -> None:
+        self._loader, self._use = loader, use
+        self._failed = False
+        self.evaluations: list[Record] = []
+
+    def on_fit_begin(self, run: Run) -> None:
+        """See `Callback`."""
+        run.state.require_average(True)
+        self._failed = False
+        self._evaluate = run.trainer.accelerator.eval_step(run.trainer.loss_fn, averaged=True)
+
+    def on_epoch_end(self, run: Run) -> None:
+        """See `Callback`."""
+        if self._loader is None:
+            return
+        total = MetricSum()
+        with self._loader.aside():
+            for batch in self._loader:
+                total.add(self._evaluate(run.state, batch))
+        self.evaluations.append(Record(step=run.state.step, epoch=run.epoch, values=total.result()))
+
+    def on_exception(self, run: Run, error: BaseException) -> None:
+        """See `Callback`."""
+        self._failed = True
+
+    def on_fit_end(self, run: Run) -> None:
+        """See `Callback`."""
+        if self._use and not self._failed:
+            snapshot = run.state.snapshot()
+            run.state.load(dataclasses.replace(snapshot, params=snapshot.averages))

@@ -1,0 +1,66 @@
+"""Curves of a run: rate and momentum of every step, metrics as they were logged."""
+
+from pathlib import Path
+
+import numpy as np
+
+from crosstrain.callbacks.base import Callback, Record, Run
+from crosstrain.errors import ConfigError
+from crosstrain.metrics import Metrics
+
+
+class Recorder(Callback):
+    """Writes down rate and momentum of every step, which the host knows, and what was logged and evaluated.
+
+    The device is never waited for: metrics come with `on_log`.
+
+    Attributes:
+        rates: learning rate of every step.
+        momenta: momentum, or first beta, of every step; 0 where the optimizer has none.
+        steps: optimizer steps that the state had taken after each of them.
+        records: logged steps.
+        evaluations: evaluations.
+    """
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.momenta: list[float] = []
+        self.steps: list[int] = []
+        self.records: list[Record] = []
+        self.evaluations: list[Record] = []
+
+    def on_step_end(self, run: Run, metrics: Metrics) -> None:
+        """See `Callback`."""
+        hyper = run.state.optimizer.hyper(run.state.step - 1)
+        self.steps.append(run.state.step)
+        self.rates.append(hyper.rate)
+        self.momenta.append(hyper.momentum)
+
+    def on_log(self, run: Run, record: Record) -> None:
+        """See `Callback`."""
+        self.records.append(record)
+
+    def on_evaluate_end(self, run: Run, record: Record) -> None:
+        """See `Callback`."""
+        self.evaluations.append(record)
+
+    def curve(self, metric: str, *, evaluation: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Steps (int64) and values (float64) of a metric, both of shape (n,).
+
+        Raises:
+            ConfigError: no such metric.
+        """
+        records = self.evaluations if evaluation else self.records
+        if any(metric not in record.values for record in records):
+            raise ConfigError(f"metric must be one of {', '.join(records[0].values)}, got metric={metric!r}.")
+        return np.array([each.step for each in records]), np.array([each.values[metric] for each in records])
+
+    def plot(self, path: Path | str) -> None:
+        """Writes rate, momentum and losses over the steps as an image.
+
+        Raises:
+            CrosstrainError: matplotlib is not installed.
+        """
+        from crosstrain.training.figures import draw_record, save
+
+        save(draw_record(self), path)

@@ -1,0 +1,85 @@
+"""Callbacks that end a run: no progress, no time, no finite loss."""
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from crosstrain.callbacks.base import Callback, Record, Run
+from crosstrain.callbacks.monitor import Mode, Monitor
+from crosstrain.errors import ConfigError, require_count
+
+
+class EarlyStopping(Callback):
+    """Ends the run when the evaluation has not got better for some time; needs an `eval_loader`.
+
+    Args:
+        metric: name in the evaluation.
+        patience: evaluations without progress before the end, at least 1.
+        mode: whether small or large is good.
+        min_delta: how much better counts as better.
+
+    Raises:
+        ConfigError: a number out of range, and in `fit` a metric that the evaluation does not report.
+    """
+
+    def __init__(self, metric: str = "loss", *, patience: int = 1, mode: Mode = "min", min_delta: float = 0.0) -> None:
+        require_count("patience", patience)
+        self.monitor = Monitor(metric=metric, mode=mode, min_delta=min_delta)
+        self._patience, self._waited = patience, 0
+
+    def on_fit_begin(self, run: Run) -> None:
+        """See `Callback`."""
+        self.monitor.reset()
+        self._waited = 0
+
+    def on_evaluate_end(self, run: Run, record: Record) -> None:
+        """See `Callback`."""
+        self._waited = 0 if self.monitor.is_better(record) else self._waited + 1
+        if self._waited >= self._patience:
+            run.stop(f"{self.monitor.metric} has not improved for {self._waited} evaluations")
+
+
+class TimeBudget(Callback):
+    """Ends the run, with a last evaluation, when its time is up; looked at whenever metrics are logged.
+
+    With several processes the slowest clock decides for all.
+
+    Args:
+        seconds: from the beginning of `fit`.
+        clock: seconds.
+
+    Raises:
+        ConfigError: no time at all.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        if not seconds > 0.0:
+            raise ConfigError(f"seconds must be above 0, got seconds={seconds}.")
+        self._seconds, self._clock = seconds, clock
+
+    def on_fit_begin(self, run: Run) -> None:
+        """See `Callback`."""
+        self._started = self._clock()
+
+    def on_log(self, run: Run, record: Record) -> None:
+        """See `Callback`."""
+        spent = self._clock() - self._started
+        accelerator = run.trainer.accelerator
+        if accelerator.process_count > 1:
+            spent = float(accelerator.reduce(np.array(spent), "max"))
+        if spent >= self._seconds:
+            run.stop(f"the time budget of {self._seconds:g} s is spent")
+
+
+class NanGuard(Callback):
+    """Ends the run at a logged training loss that is not finite, without an evaluation.
+
+    Costs nothing, but sees only what is logged; `Accelerator(nan_policy="raise")` looks at every step, and raises.
+    """
+
+    def on_log(self, run: Run, record: Record) -> None:
+        """See `Callback`."""
+        if not math.isfinite(record.values["loss"]):
+            run.stop(f"loss={record.values['loss']} at optimizer step {record.step}", at_once=True)

@@ -1,0 +1,19 @@
+"""What a parameter is, and the check that all optimizer specs share."""
+
+import math
+from typing import Literal
+
+from crosstrain.errors import ConfigError
+
+Role = Literal["weight", "bias", "norm", "embedding"]
+
+
+def require(name: str, value: float, low: float, high: float = math.inf) -> None:
+    """Refuses a number outside [low, high).
+
+    Raises:
+        ConfigError: names the number and its range.
+    """
+    if not low <= value < high:
+        bound = f"in [{low}, {high})" if high < math.inf else f"at least {low}"
+        raise ConfigError(f"{name} must be {bound}, got {name}={value}.")

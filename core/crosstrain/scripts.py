@@ -1,0 +1,27 @@
+"""Scripts that commands read: a Python file is run, and gives what it defines at its top level."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+from crosstrain.errors import ConfigError
+
+
+def load_script(path: Path, what: str) -> ModuleType:
+    """Runs a Python file, under another name than `__main__`.
+
+    Args:
+        path: of the file.
+        what: what it is to the command, for errors.
+
+    Raises:
+        ConfigError: no such file, or no Python file.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{what} must be a Python file, got {path}, which does not exist.")
+    spec = importlib.util.spec_from_file_location(f"crosstrain_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{what} must be a Python file, got {path}.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,188 @@
+"""The part of `Trainer` that plans rates: one cycle, flat and cosine, fine-tuning, freezing."""
+
+# mypy: disable-error-code="empty-body"
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from crosstrain.abstract import abstractmethod
+from crosstrain.accelerator import Accelerator
+from crosstrain.data.phases import Batches
+from crosstrain.errors import ConfigError
+from crosstrain.optim import OptimizerSpec
+from crosstrain.state import TrainState
+from crosstrain.training.history import History
+from crosstrain.training.layers import check_layers, default_layers
+from crosstrain.training.plans import (
+    NOT_NORMS,
+    Cycle,
+    Rate,
+    cut,
+    fine_tune_plan,
+    flat_cos_plan,
+    one_cycle_plan,
+    planned_steps,
+)
+
+if TYPE_CHECKING:
+    from crosstrain.checkpoint import CheckpointSpec
+
+
+class Recipes:
+    """What `Trainer` does by plans; every one of them is one call of `fit`."""
+
+    accelerator: Accelerator
+    state: TrainState
+    _layers: tuple[str, ...] | None
+
+    @abstractmethod
+    def fit(
+        self,
+        loader: Batches,
+        *,
+        epochs: int | None = None,
+        steps: int | None = None,
+        eval_loader: Batches | None = None,
+        checkpoints: "CheckpointSpec | None" = None,
+        resume: Literal["auto"] | None = None,
+    ) -> History:
+        """See `Trainer`."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layer groups, from first to last."""
+        if self._layers is None:
+            self._layers = default_layers(self.state)
+        return self._layers
+
+    def _set_layers(self, layers: Sequence[str]) -> None:
+        self._layers = check_layers(layers, self.state) if layers else None
+
+    def fit_one_cycle(
+        self,
+        loader: Batches,
+        epochs: int,
+        max_lr: Rate,
+        *,
+        cycle: Cycle | None = None,
+        eval_loader: Batches | None = None,
+        checkpoints: "CheckpointSpec | None" = None,
+        resume: Literal["auto"] | None = None,
+    ) -> History:
+        """Trains by the one-cycle policy: the rate goes up and down once, the momentum against it.
+
+        The cycle replaces the schedule of the optimizer for the steps of this call only. Nothing is compiled for it.
+
+        Args:
+            loader: training batches, of known length.
+            epochs: passes over the data.
+            max_lr: the peak; `slice(low, high)` for layer groups from first to last.
+            cycle: whose parametrisation, and its numbers; by default fastai's.
+            eval_loader: see `fit`.
+            checkpoints: see `fit`.
+            resume: see `fit`.
+
+        Raises:
+            ConfigError: as `fit`, a number out of range, or a loader without length.
+        """
+        start, steps = self.state.step, planned_steps(loader, epochs)
+        plan = one_cycle_plan(self.state.optimizer, max_lr, cycle or Cycle(), self.layers, start, steps)
+        return self._follow(plan, start + steps, loader, epochs, eval_loader, checkpoints, resume)
+
+    def fit_flat_cos(
+        self,
+        loader: Batches,
+        epochs: int,
+        learning_rate: Rate,
+        *,
+        final_div: float = 1e5,
+        pct_start: float = 0.75,
+        eval_loader: Batches | None = None,
+        checkpoints: "CheckpointSpec | None" = None,
+        resume: Literal["auto"] | None = None,
+    ) -> History:
+        """Trains at a flat rate for `pct_start` of the run, then down half a cosine to its `final_div`-th part.
+
+        Args and errors as `fit_one_cycle`; see `ct.flat_cos` for the formula.
+        """
+        start, steps = self.state.step, planned_steps(loader, epochs)
+        shape = {"final_div": final_div, "pct_start": pct_start}
+        plan = flat_cos_plan(self.state.optimizer, learning_rate, self.layers, start, steps, **shape)
+        return self._follow(plan, start + steps, loader, epochs, eval_loader, checkpoints, resume)
+
+    def fine_tune(
+        self,
+        loader: Batches,
+        epochs: int,
+        base_lr: float = 2e-3,
+        *,
+        freeze_epochs: int = 1,
+        lr_mult: float = 100.0,
+        pct_start: float = 0.3,
+        div: float = 5.0,
+        eval_loader: Batches | None = None,
+        checkpoints: "CheckpointSpec | None" = None,
+        resume: Literal["auto"] | None = None,
+    ) -> History:
+        """fastai's `fine_tune`: the last layer group first, then all, the first layers at the lowest rates.
+
+        For `freeze_epochs` all layer groups but the last stand still, their norms apart, over a cycle up to `base_lr`.
+        Then all learn for `epochs`, over a cycle up to half of it; the rate of the first group is its `lr_mult`-th
+        part. One `fit`: callbacks see one run of freeze_epochs + epochs, and it resumes in either part.
+
+        Args:
+            loader: training batches, of known length.
+            epochs: passes with all layers.
+            base_lr: peak rate of the last layer group while the others stand still.
+            freeze_epochs: passes before that.
+            lr_mult: rate of the last layer group / rate of the first.
+            pct_start: share of the second cycle spent going up.
+            div: peak / first rate of the second cycle.
+            eval_loader: see `fit`.
+            checkpoints: see `fit`.
+            resume: see `fit`.
+
+        Raises:
+            ConfigError: as `fit_one_cycle`.
+        """
+        start = self.state.step
+        steps = planned_steps(loader, freeze_epochs, "freeze_epochs"), planned_steps(loader, epochs)
+        shape = {"lr_mult": lr_mult, "pct_start": pct_start, "div": div}
+        plan = fine_tune_plan(self.state.optimizer, base_lr, self.layers, start, steps, **shape)
+        end = start + sum(steps)
+        return self._follow(plan, end, loader, freeze_epochs + epochs, eval_loader, checkpoints, resume)
+
+    def freeze(self, count: int | None = None) -> None:
+        """Leaves the first `count` layer groups as they are, norms apart, from now on; None: all but the last.
+
+        As fastai, norms of frozen layers go on learning. `trainer.state.freeze(match)` freezes by name instead.
+
+        Raises:
+            ConfigError: no such number of layer groups.
+        """
+        count = len(self.layers) - 1 if count is None else count
+        if not 0 < count < len(self.layers):
+            raise ConfigError(f"count must be in [1, {len(self.layers) - 1}] for layers={self.layers}, got {count}.")
+        self.unfreeze()
+        for match in self.layers[:count]:
+            self.state.freeze(match, roles=NOT_NORMS)
+
+    def unfreeze(self) -> None:
+        """Lets every parameter learn again."""
+        self.state.unfreeze()
+
+    def _follow(
+        self,
+        plan: OptimizerSpec,
+        end: int,
+        loader: Batches,
+        epochs: int,
+        eval_loader: Batches | None,
+        checkpoints: "CheckpointSpec | None",
+        resume: Literal["auto"] | None,
+    ) -> History:
+        self.state.change_optimizer(plan)
+        try:
+            return self.fit(loader, epochs=epochs, eval_loader=eval_loader, checkpoints=checkpoints, resume=resume)
+        finally:
+            if self.state.step < end:  # stopped early: what comes next is no part of this plan
+                self.state.change_optimizer(cut(self.state.optimizer, self.state.step))
