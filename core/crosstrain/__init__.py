@@ -17,6 +17,7 @@ from crosstrain.errors import (
     ConfigError,
     CrosstrainError,
     DataError,
+    LaunchError,
     LossError,
     ModelError,
     NonFiniteLossError,
@@ -77,6 +78,7 @@ from crosstrain.training import History
 if TYPE_CHECKING:
     from crosstrain import callbacks
     from crosstrain.checkpoint import Best, CheckpointSpec
+    from crosstrain.launch.notebook import notebook_launcher
     from crosstrain.training.lr_find import RangeCurve, RangeTest
     from crosstrain.training.plans import Cycle
 
@@ -95,6 +97,7 @@ __all__ = [
     "DataError",
     "Gradients",
     "History",
+    "LaunchError",
     "LayerGroup",
     "Loss",
     "LossError",
@@ -135,6 +138,7 @@ __all__ = [
     "multi_step_decay",
     "muon",
     "nadam",
+    "notebook_launcher",
     "one_cycle",
     "one_cycle_momentum",
     "optax_one_cycle",
@@ -163,11 +167,12 @@ _HOMES = {
     "Cycle": "training.plans",
     "RangeCurve": "training.lr_find",
     "RangeTest": "training.lr_find",
+    "notebook_launcher": "launch.notebook",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Checkpoints and what only some calls need are imported when they are first asked for."""
+    """Checkpoints, the launcher and what only some calls need are imported when they are first asked for."""
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

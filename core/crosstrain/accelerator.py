@@ -13,10 +13,11 @@ import numpy as np
 
 from crosstrain import backends
 from crosstrain.abstract import abstractmethod
-from crosstrain.data.loader import Loader, LoaderSpec, TransformLike
+from crosstrain.data.loader import Loader, LoaderSpec, TransformLike, TransformOn
 from crosstrain.errors import ConfigError
 from crosstrain.exchange import Call
 from crosstrain.folding import words
+from crosstrain.handover import HandOver
 from crosstrain.mesh import MeshSpec
 from crosstrain.meshes import Meshes
 from crosstrain.optim import Averaging, OptimizerSpec
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 Platform = Literal["cpu", "gpu", "tpu"]
 
 
-class Accelerator(Inspection, Meshes, Processes):
+class Accelerator(Inspection, HandOver, Meshes, Processes):
     """One training interface over the devices of this run.
 
     `Accelerator("jax")` returns that engine's subclass, as `pathlib.Path` does; `Accelerator()` the installed one's.
@@ -120,13 +121,17 @@ class Accelerator(Inspection, Meshes, Processes):
             ModelError: the model belongs to another framework.
             ConfigError: `optimizer` is not an `OptimizerSpec`.
         """
-        self._check_model(model)
+        if not self._is_native_model(model):
+            backends.raise_wrong_model(model, self.backend, self._native_model)
         if optimizer is not None and not isinstance(optimizer, OptimizerSpec):
             raise ConfigError(
                 f"optimizer must be an OptimizerSpec, got {type(optimizer).__name__}. "
                 "Use ct.sgd, ct.adamw or another of ct.optim; the engine builds the native optimizer from it."
             )
-        return self._prepare(model, optimizer, average)
+        config = self._config_of(model)  # before FSDP gives the module a class of its own
+        state = self._prepare(model, optimizer, average)
+        state.model_config = config
+        return state
 
     def loader(
         self,
@@ -138,6 +143,7 @@ class Accelerator(Inspection, Meshes, Processes):
         drop_last: bool = False,
         even_batches: bool = True,
         transform: TransformLike | None = None,
+        transform_on: TransformOn = "host",
         workers: int = 0,
         class_counts: Mapping[str, int] | None = None,
     ) -> Loader:
@@ -153,6 +159,8 @@ class Accelerator(Inspection, Meshes, Processes):
             even_batches: pad to one shape that the data axis divides, with examples of the same epoch whose weight
                 is 0 in `batch["weight"]`, so that losses and metrics of `ops` do not count them.
             transform: of `ct.data`, or a function of this process's part of a batch; keeps the number of examples.
+            transform_on: `device` copies images as they are in the source and changes them there (compiled once per
+                shape of batch on JAX); for the transforms of images of `ct.data`. The batches are the same.
             workers: threads that gather a batch; for sources that are slow per example.
             class_counts: field -> number of classes; labels outside [0, count) (other than -100) are refused.
 
@@ -167,6 +175,7 @@ class Accelerator(Inspection, Meshes, Processes):
             drop_last=drop_last,
             even_batches=even_batches,
             transform=transform,
+            transform_on=transform_on,
             workers=workers,
             class_counts=dict(class_counts or {}),
         )
@@ -238,50 +247,6 @@ class Accelerator(Inspection, Meshes, Processes):
             self._agree(Call("a step", tuple((name, words(host[name])) for name in sorted(host))))
         return batch if ready else self._put(self._placement().check(batch))
 
-    def export(
-        self,
-        state: TrainState,
-        path: Path | str,
-        *,
-        loader: "checkpoint.Positioned | None" = None,
-        config: Mapping[str, Any] | None = None,
-    ) -> Path:
-        """Writes a portable checkpoint, which either engine can `restore`; every process calls this.
-
-        Args:
-            state: weights, buffers, moments, averages, step and random state are written.
-            path: a directory that does not exist yet; it appears when all of it is on the disk.
-            loader: the training batches, to go on where they are.
-            config: what else to keep; JSON.
-
-        Raises:
-            CheckpointError: the place exists or cannot be written, or `config` is no JSON.
-        """
-        from crosstrain import checkpoint
-
-        return checkpoint.export(self, state, path, loader=loader, config=config)
-
-    def restore(
-        self, path: Path | str, state: TrainState, *, loader: "checkpoint.Positioned | None" = None, verify: bool = True
-    ) -> "checkpoint.Portable":
-        """Reads what `export` wrote at `path`, on either engine, into a state.
-
-        Args:
-            path: directory of the checkpoint.
-            state: prepared from the same model and optimizer; changed only when everything fits.
-            loader: continues where the exported one was.
-            verify: compare checksums before anything is loaded.
-
-        Returns:
-            The open checkpoint; `manifest.config` is what `export` was given.
-
-        Raises:
-            CheckpointError: damaged, or of another model or optimizer; names the file or the parameter.
-        """
-        from crosstrain import checkpoint
-
-        return checkpoint.restore(self, path, state, loader=loader, verify=verify)
-
     # What an engine gives.
 
     @abstractmethod
@@ -319,8 +284,8 @@ class Accelerator(Inspection, Meshes, Processes):
         """The paired model of `config`, with `weights` (canonical names and layout, float64)."""
 
     @abstractmethod
-    def _is_native_model(self, model: Any) -> bool: ...
+    def _config_of(self, model: Any) -> "ModelConfig | None":
+        """The config from which `_build_model` makes this very model, untrained; None for a user's own."""
 
-    def _check_model(self, model: Any) -> None:
-        if not self._is_native_model(model):
-            backends.raise_wrong_model(model, self.backend, self._native_model)
+    @abstractmethod
+    def _is_native_model(self, model: Any) -> bool: ...

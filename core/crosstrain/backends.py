@@ -4,16 +4,24 @@ An entry point is named after the module of the framework it needs (`jax`, `torc
 subclass of `Accelerator`. A third party adds an engine by declaring one more entry point.
 """
 
+import importlib
 import importlib.util
 import logging
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from crosstrain.errors import BackendError, ModelError
+from crosstrain.errors import BackendError, ConfigError, ModelError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from crosstrain.launch import Launcher
+
+_Imported = TypeVar("_Imported")
 GROUP = "crosstrain.backends"
+CHILD = "crosstrain.launch.child"
+"""The module that `crosstrain launch` runs in every process."""
 logger = logging.getLogger("crosstrain")
 
 
@@ -34,6 +42,40 @@ def load(backend: str | None) -> type[Any]:
 
     Raises:
         BackendError: no such engine, its framework is not installed, or none is.
+        ConfigError: `crosstrain launch` has started this process for another engine.
+    """
+    started = launched()
+    backend = name_of(started if backend is None else backend)
+    if started not in (None, backend):
+        raise ConfigError(
+            f"backend must be {started!r}, the engine this process was launched for, got backend={backend!r}: its "
+            f"processes would not find each other. Use crosstrain launch --backend {backend}."
+        )
+    return _import(backend, known()[backend].load)
+
+
+def launched() -> str | None:
+    """The engine for which `crosstrain launch` has started this process, as its command line says; None otherwise."""
+    words = sys.orig_argv
+    return words[words.index("--backend") + 1] if CHILD in words and "--backend" in words else None
+
+
+def launcher(backend: str) -> "Launcher":
+    """How an engine starts processes: what `launcher()` gives in the module `launch` of its package.
+
+    Raises:
+        BackendError: as `load`, or the engine has no such module.
+    """
+    backend = name_of(backend)
+    module = f"{known()[backend].module}.launch"
+    return _import(backend, lambda: importlib.import_module(module).launcher())
+
+
+def name_of(backend: str | None) -> str:
+    """The name of an engine that is installed; None takes the first that is, and logs which.
+
+    Raises:
+        BackendError: no such engine, its framework is not installed, or none is.
     """
     names = known()
     if backend is None:
@@ -45,8 +87,12 @@ def load(backend: str | None) -> type[Any]:
             f"backend must be installed, got backend={backend!r} but there is no module {backend!r}. "
             f"Run: pip install 'crosstrain[{backend}]'."
         )
+    return backend
+
+
+def _import(backend: str, importing: Callable[[], _Imported]) -> _Imported:
     try:
-        return names[backend].load()
+        return importing()
     except ModuleNotFoundError as error:
         raise BackendError(
             f"backend {backend!r} needs the module {error.name!r}, which is not installed. "

@@ -9,6 +9,7 @@ from crosstrain.checkpoint.command import convert, diff, inspect, verify
 from crosstrain.demo import demo
 from crosstrain.environment import env
 from crosstrain.errors import CrosstrainError
+from crosstrain.launch.command import launch, with_separator
 from crosstrain.parity.command import parity
 from crosstrain.training.command import lr_find
 
@@ -19,12 +20,14 @@ def main() -> None:
     for each in (inspect, verify, diff, convert):
         checkpoint.command(each)
     app = SubcommandApp()
-    for command in (demo, env, lr_find, parity):
+    for command in (demo, env, launch, lr_find, parity):
         app.command(command)
     app.command(checkpoint, name="checkpoint", help="Looks into checkpoints, compares and converts them.")
     try:
         status = app.cli(
-            prog="crosstrain", description="One training interface, two native engines, and a proof that they agree."
+            prog="crosstrain",
+            description="One training interface, two native engines, and a proof that they agree.",
+            args=with_separator(sys.argv[1:]),
         )
     except CrosstrainError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)

@@ -53,6 +53,10 @@ class CollectiveError(CrosstrainError, RuntimeError):
     """Processes that do not take part in the same collective, or give it other trees, shapes or types."""
 
 
+class LaunchError(CrosstrainError, RuntimeError):
+    """Processes of a job that failed, were killed, or did not find each other."""
+
+
 class NonFiniteLossError(CrosstrainError, FloatingPointError):
     """A loss that became NaN or infinite; `step` is the optimizer step (0-based) that produced it."""
 

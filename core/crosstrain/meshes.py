@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crosstrain.abstract import abstractmethod
-from crosstrain.data.placement import Placement
+from crosstrain.data.placement import Augment, Placement
 from crosstrain.errors import ConfigError
 from crosstrain.mesh import MeshSpec
 from crosstrain.precision import Precision
@@ -31,10 +31,12 @@ class Meshes:
     _wide_integers: ClassVar[bool]
     _mesh_axes: ClassVar[tuple[str, ...]]
     _batch_part: tuple[int, int]
+    _augment: Augment
 
     @abstractmethod
     def _build_mesh(self) -> None:
-        """Makes the native mesh from `mesh_sizes`; sets `_batch_part`: which part of a batch is ours, of how many."""
+        """Makes the native mesh from `mesh_sizes`; sets `_augment`, which runs transforms on placed batches,
+        and `_batch_part`: which part of a batch is ours, of how many."""
 
     @abstractmethod
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -48,6 +50,7 @@ class Meshes:
             float_dtype=self.precision.loss_dtype,
             wide_integers=self._wide_integers,
             put=self._put,
+            augment=self._augment,
         )
 
     def _fit_mesh(self, mesh: MeshSpec) -> dict[str, int]:

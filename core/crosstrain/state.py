@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.sharding import ShardingPlan
 from crosstrain.snapshot import Snapshot
 from crosstrain.updates import Updates
+
+if TYPE_CHECKING:
+    from crosstrain.models.spec import ModelConfig
 
 
 class Gradients(abc.ABC):
@@ -38,6 +41,8 @@ class TrainState(Updates):
     def __init__(self, optimizer: OptimizerSpec | None, average: Averaging | None, plan: ShardingPlan) -> None:
         super().__init__(optimizer, average)
         self.sharding_plan = plan
+        self.model_config: ModelConfig | None = None
+        """What a paired model was built from; None for a model of the user's own."""
 
     def require_average(self, averaged: bool) -> None:
         """Refuses `averaged` evaluation of a state that keeps no average.

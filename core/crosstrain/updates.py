@@ -40,6 +40,11 @@ class Updates(abc.ABC):
         return self._optimizer
 
     @property
+    def average(self) -> Averaging | None:
+        """The average of the weights that every step updates, if any."""
+        return self._average
+
+    @property
     def learning_rate(self) -> float:
         """The rate of the next optimizer step."""
         return self.optimizer.learning_rate(self._step)

@@ -12,8 +12,9 @@ import safetensors.numpy
 import crosstrain as ct
 from crosstrain.checkpoint.command import convert, diff, inspect, verify
 from crosstrain.checkpoint.files import committed
-from crosstrain.checkpoint.manifest import Manifest, describe, write_manifest
+from crosstrain.checkpoint.manifest import Manifest, write_manifest
 from crosstrain.checkpoint.shards import write_shards
+from crosstrain.checkpoint.specs import describe
 from crosstrain.cli import main
 
 WEIGHTS = {"a.weight": np.arange(12.0).reshape(3, 4), "a.bias": np.zeros(3)}

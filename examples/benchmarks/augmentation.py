@@ -5,6 +5,10 @@ crosstrain's batch-wise transforms, whose random numbers belong to the example; 
 over the examples, as a map-style data set does them; and vectorised torch ops on (B, C, H, W), once as
 `grid` of gathered indices and once with one crop for the whole batch (which is less random than the others).
 
+Then crosstrain's loaders on both engines, with the transforms on the host and on the device. Where the device is the
+CPU, as here without a GPU, both have the same processor. Times are those of the processor, so that other programs on a
+busy machine do not count; on a GPU read the clock instead.
+
     python examples/benchmarks/augmentation.py
 """
 
@@ -76,19 +80,45 @@ RIVALS = {
 }
 
 
-def seconds(augment):
-    start = time.perf_counter()
-    for first in range(0, COUNT, BATCH):
-        augment(IMAGES[first : first + BATCH], first)
-    return time.perf_counter() - start
+def epoch_of(augment):
+    def run():
+        for first in range(0, COUNT, BATCH):
+            augment(IMAGES[first : first + BATCH], first)
+
+    return run
+
+
+def loading(backend, where):
+    accelerator = ct.Accelerator(backend)
+    loader = accelerator.loader({"image": IMAGES}, batch_size=BATCH, transform=transform, transform_on=where)
+
+    def run():
+        for _ in loader:
+            pass
+        accelerator.synchronize()
+
+    return run
+
+
+LOADERS = [(backend, where) for backend in ("jax", "torch") for where in ("host", "device")]
+
+
+def seconds(run):
+    start = time.process_time()
+    run()
+    return time.process_time() - start
 
 
 def main():
     torch.set_num_threads(1)
-    times = {name: [] for name in RIVALS}
+    runs = {name: epoch_of(augment) for name, augment in RIVALS.items()}
+    runs |= {f"loader on {backend}, on the {where}": loading(backend, where) for backend, where in LOADERS}
+    for run in runs.values():  # JAX compiles
+        run()
+    times = {name: [] for name in runs}
     for _ in range(3):  # taken in turns, so that a busy machine slows all of them
-        for name, augment in RIVALS.items():
-            times[name].append(seconds(augment))
+        for name, run in runs.items():
+            times[name].append(seconds(run))
     own = statistics.median(times["crosstrain"])
     print(f"{'crop, flip, normalise':32}{'images / s':>12}{'time / crosstrain':>20}")
     for name, taken in times.items():

@@ -44,23 +44,27 @@ def rival(backend, state):
 
 def own(accelerator, state, root):
     checkpoints = Checkpoints(accelerator, root, keep_last=1)
+    checkpoints.prepare(state)
     return lambda _: checkpoints.save(state), checkpoints.wait
 
 
 def measure(name, start, wait, step, root):
     """Median over saves of what the save and the step after it cost beyond a step alone, in seconds."""
     alone = statistics.median(step() for _ in range(5))
-    costs = []
+    costs, written = [], []
     for index in range(SAVES + 1):
         begun = time.perf_counter()
         start(root / f"{name}-{index}")
         returned = time.perf_counter() - begun
         costs.append((returned, returned + step() - alone))
         wait()
+        written.append(time.perf_counter() - begun)
     first, rest = costs[0], costs[1:]
     returned, cost = (statistics.median(each[part] for each in rest) for part in (0, 1))
+    committed = statistics.median(written)
     print(
-        f"{name:>10}: returns after {returned:.3f} s, costs {cost:.2f} s with the next step; the first {first[0]:.2f} s"
+        f"{name:>10}: returns after {returned:.3f} s, costs {cost:.2f} s with the next step; "
+        f"the first {first[0]:.3f} s, {first[1]:.2f} s; on disk after {committed:.1f} s"
     )
     return cost
 

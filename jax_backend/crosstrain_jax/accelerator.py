@@ -23,12 +23,13 @@ from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep
 from crosstrain_jax import capture, defaults, evaluation, models, naming, objective, profiler, sharding, step
 from crosstrain_jax.collectives import all_gather, read
 from crosstrain_jax.layout import LayoutCache
+from crosstrain_jax.pixels import Augment
 from crosstrain_jax.precision import param_dtype, scope
 from crosstrain_jax.state import JaxState
 
 
 class JaxAccelerator(Accelerator):
-    """See `crosstrain.Accelerator`. With several processes call `jax.distributed.initialize` first."""
+    """See `crosstrain.Accelerator`. `crosstrain launch` starts several processes, or `jax.distributed.initialize`."""
 
     backend: ClassVar[str] = "jax"
     _native_model: ClassVar[str] = "flax.nnx.Module"
@@ -116,6 +117,7 @@ class JaxAccelerator(Accelerator):
         self.mesh = sharding.build_mesh(self._devices, self.mesh_sizes)
         self._batch_part = sharding.batch_part(self.mesh)
         self._runtime = objective.Runtime(self.precision, self.mesh, self.seed)
+        self._augment = Augment(self.mesh, self.precision)
 
     def _prepare(self, model: nnx.Module, optimizer: OptimizerSpec | None, average: Averaging | None) -> JaxState:
         shapes = {leaf.name: leaf.canonical_shape for leaf in naming.leaves(model, nnx.Param)}
@@ -144,6 +146,9 @@ class JaxAccelerator(Accelerator):
     def _build_model(self, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> nnx.Module:
         with scope(self.precision):
             return models.build(config, weights, param_dtype(self.precision))
+
+    def _config_of(self, model: nnx.Module) -> ModelConfig | None:
+        return models.config_of(model)
 
     def _is_native_model(self, model: Any) -> bool:
         return isinstance(model, nnx.Module)

@@ -3,13 +3,17 @@
 Orbax copies the arrays of accelerators to the host before it returns. On the CPU it would write from the arrays
 themselves; a step that donates them meanwhile would have to allocate all of them anew, which takes XLA seconds per
 gigabyte, so there they are copied first, into memory that is kept. Without OCDBT, which is several times slower.
+
+The operating system hands out that memory page by page when it is first written to, which takes several times as long
+as the copy. A thread does that beforehand, and compiles the copy.
 """
 
 import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +33,25 @@ class JaxWriter:
         self._barriers = _Barriers() if jax.process_count() > 1 else None
         options = ocp.options.AsyncOptions(barrier_sync_fn=self._barriers)
         self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False), async_options=options)
-        self._copies: Any = None
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="crosstrain-checkpoint")
+        self._forms: Any = None
+        self._memory: Future[_Memory] | None = None
+
+    def prepare(self, state: JaxState) -> None:
+        """See `crosstrain.checkpoint.Writer`."""
+        forms = jax.tree.map(_form, state.arrays())
+        if forms != self._forms and all(device.platform == "cpu" for device in state.count.devices()):
+            self._forms = forms
+            self._memory = self._threads.submit(_Memory, forms, state.scope)
 
     def start(self, state: JaxState, folder: Path) -> None:
         """See `crosstrain.checkpoint.Writer`."""
         self.wait()
+        self.prepare(state)
         with _quiet(), state.scope():
             arrays = state.arrays()
-            if all(device.platform == "cpu" for device in state.count.devices()):
-                arrays = self._copies = self._copy(arrays)
+            if self._memory is not None:
+                arrays = self._memory.result().copy(arrays)
             self._checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(arrays))
 
     def wait(self) -> None:
@@ -53,13 +67,24 @@ class JaxWriter:
 
     def close(self) -> None:
         """See `crosstrain.checkpoint.Writer`."""
-        self._copies = None
+        self._threads.shutdown()
+        self._memory = None
         self._checkpointer.close()
 
-    def _copy(self, arrays: Any) -> Any:
-        if jax.tree.map(jnp.shape, self._copies) != jax.tree.map(jnp.shape, arrays):
-            self._copies = jax.tree.map(lambda array: jnp.zeros_like(array, device=array.sharding), arrays)
-        return _copy_into(arrays, self._copies)
+
+class _Memory:
+    """Memory for arrays of these forms, which is kept from save to save, and the compiled copy into it."""
+
+    def __init__(self, forms: Any, scope: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
+        # 64-bit mode is a switch of the thread.
+        with scope():
+            self._copy: Callable[[Any, Any], Any] = _copy_into.lower(forms, forms).compile()
+            self._copies = jax.tree.map(lambda form: jnp.zeros(form.shape, form.dtype, device=form.sharding), forms)
+
+    def copy(self, arrays: Any) -> Any:
+        """Copies of arrays, valid until the next call."""
+        self._copies = self._copy(arrays, self._copies)
+        return self._copies
 
 
 class _Barriers:
@@ -96,6 +121,10 @@ class _Barriers:
     def _say(self, said: str) -> None:
         self._client.key_value_set(f"{self._prefix}/{self._count}/{jax.process_index()}", said)
         self._count += 1
+
+
+def _form(array: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
 
 @functools.partial(jax.jit, donate_argnums=1, keep_unused=True)

@@ -38,8 +38,29 @@ def facts() -> dict[str, np.ndarray]:
         "weights are replicated": np.array(all(leaf.is_fully_replicated for leaf in state.params)),
         "compilations": np.array([sum(program.run._cache_size() for program in each.values()) for each in programs]),
         "donated": np.array(before.is_deleted()),
+        "augmented alike": np.array(augmented_alike(accelerator)),
         "finite": np.array(np.isfinite(trainer_epochs).all()),
     }
+
+
+def augmented_alike(accelerator: ct.Accelerator) -> bool:
+    """Whether this process's devices change images as its host does, to the bit."""
+    images = np.random.default_rng(0).integers(0, 256, (83, 6, 6, 3), dtype=np.uint8)
+    chain = ct.data.compose(
+        ct.data.colour_jitter(contrast=0.4), ct.data.random_crop(2), ct.data.normalise(0.5, 0.2), ct.data.mixup()
+    )
+    host, device = (
+        accelerator.loader(
+            {"image": images, "label": np.arange(83)}, batch_size=16, transform=chain, transform_on=where
+        )
+        for where in ("host", "device")
+    )
+    pairs = [
+        (one.data, other.data)
+        for batches in zip(host, device, strict=True)
+        for one, other in zip(*(batch["image"].addressable_shards for batch in batches), strict=True)
+    ]
+    return all(np.array_equal(one, other) for one, other in pairs)
 
 
 def main(folder: str, devices: int, processes: int, index: int, port: int) -> None:

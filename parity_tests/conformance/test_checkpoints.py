@@ -1,5 +1,6 @@
 """Step directories of a run: committed whole, kept by rule, passed over when damaged, refused when they do not fit."""
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable
@@ -151,6 +152,21 @@ def test_a_checkpoint_of_something_else_is_refused(
     assert worst(dict(other.snapshot().params), dict(before.params)) == 0
 
 
+def test_another_vocabulary_is_refused_in_both_kinds(make: Make, tmp_path: Path) -> None:
+    accelerator = make()
+    state, other = (prepared(accelerator, dataclasses.replace(GPT, vocab_size=size), ADAM) for size in (32, 48))
+    checkpoints = Checkpoints(accelerator, tmp_path / "run")
+    checkpoints.save(state)
+    checkpoints.close()
+    accelerator.export(state, tmp_path / "portable")
+    before = other.snapshot()
+    with pytest.raises(ct.CheckpointError, match=r"params/tok_embeddings.weight \(32, 16\) for \(48, 16\)"):
+        checkpoints.restore(other)
+    with pytest.raises(ct.CheckpointError, match=r"weight must have shape \(48, 16\), got \(32, 16\)"):
+        accelerator.restore(tmp_path / "portable", other)
+    assert worst(dict(other.snapshot().params), dict(before.params)) == 0
+
+
 def test_a_native_checkpoint_is_no_portable_one(make: Make, tmp_path: Path) -> None:
     accelerator = make()
     saved(accelerator, tmp_path, 1)
@@ -166,9 +182,11 @@ def test_a_second_job_is_refused(make: Make, tmp_path: Path) -> None:
     first, second = Checkpoints(accelerator, tmp_path), Checkpoints(accelerator, tmp_path)
     first.save(state)
     accelerator.train_step(loss_fn)(state, images(8))
-    with pytest.raises(ct.CheckpointError, match="only one job may write to"):
-        second.save(state)
+    for attempt in (second.prepare, second.save):
+        with pytest.raises(ct.CheckpointError, match="only one job may write to"):
+            attempt(state)
     first.close()
+    second.prepare(state)
     second.save(state)
     second.close()
     assert second.steps() == [0, 1]

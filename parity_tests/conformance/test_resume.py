@@ -1,5 +1,7 @@
 """`Trainer.fit` saves and resumes: in the middle of an epoch, by steps, after an exception, and when it was done."""
 
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,36 @@ def test_without_a_save_at_the_exception_the_last_multiple_counts(make: Make, tm
     with pytest.raises(RuntimeError):
         fit(make, tmp_path, fail_at=8, spec=spec)
     assert fit(make, tmp_path, spec=spec).losses == whole.losses[6:]
+
+
+def test_auto_falls_back_to_the_newest_whole_one_and_says_so(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = fit(make, None, epochs=2)
+    fit(make, tmp_path, epochs=1, spec={"every_steps": 2})
+    folder = tmp_path / "step_00000005"
+    largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size - 1)
+    with caplog.at_level(logging.INFO, "crosstrain"):
+        rest = fit(make, tmp_path, epochs=2)
+    assert rest.losses == whole.losses[4:]
+    assert f"passing over a damaged checkpoint: {largest} must have" in caplog.text
+    assert "resumed at optimizer step 4 from" in caplog.text
+
+
+def test_a_second_job_is_refused_before_its_first_step(make: Make, tmp_path: Path) -> None:
+    first = Checkpoints(make(), tmp_path)
+    first.prepare(prepared(make(), DROPOUT_MLP, ADAM))
+    accelerator = make()
+    state = prepared(accelerator, DROPOUT_MLP, ADAM)
+    trainer = ct.Trainer(accelerator, state, loss_fn, progress=False)
+    loader = accelerator.loader(images(EXAMPLES), batch_size=BATCH)
+    with pytest.raises(ct.CheckpointError, match="only one job may write to"):
+        trainer.fit(loader, epochs=1, checkpoints=ct.CheckpointSpec(root=tmp_path))
+    assert state.step == 0
+    first.close()
+    trainer.fit(loader, epochs=1, checkpoints=ct.CheckpointSpec(root=tmp_path))
+    assert Checkpoints(accelerator, tmp_path).steps() == [5]
 
 
 def test_a_run_that_was_done_is_not_trained_further(make: Make, tmp_path: Path) -> None:

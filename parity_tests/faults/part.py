@@ -25,8 +25,8 @@ from parity_tests import layouts
 class Part:
     """A model that drops out, an optimizer with moments, an average, and a shuffled loader of 83 examples."""
 
-    def __init__(self, backend: str) -> None:
-        self.accelerator = ct.Accelerator(backend, precision="fp64")
+    def __init__(self, backend: str, mesh: dict[str, int] | None = None) -> None:
+        self.accelerator = ct.Accelerator(backend, precision="fp64", mesh=ct.MeshSpec(**mesh or {}))
         config, options = layouts.CASES["mlp"]
         model = ct.models.build("mlp", config, self.accelerator)
         self.loader = self.accelerator.loader(layouts.data_of("mlp"), batch_size=16, shuffle=True)
@@ -43,10 +43,14 @@ class Part:
             yield from self.loader
 
 
-def hand_over(backend: str, folder: Path, *, before: str | None, after: str, steps: int) -> list[str]:
-    """Restores what another part exported, trains, and exports for the next one."""
-    part = Part(backend)
-    if before is not None:
+def hand_over(
+    backend: str, folder: Path, *, before: str | None, after: str, steps: int, mesh: dict[str, int] | None = None
+) -> list[str]:
+    """Restores what another part exported, on a mesh into a state made anew; trains, and exports for the next one."""
+    part = Part(backend, mesh)
+    if before is not None and mesh:
+        part.state = part.accelerator.restore(folder / before, loader=part.loader)
+    elif before is not None:
         part.accelerator.restore(folder / before, part.state, loader=part.loader)
     losses = part.losses(steps)
     part.accelerator.export(part.state, folder / after, loader=part.loader)

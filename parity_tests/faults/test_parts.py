@@ -11,19 +11,32 @@ from .launching import launch
 from .part import hand_over, resume
 
 STEPS = 3
-# Engine, processes, devices of each.
-PARTS = [("torch", 1, 1), ("torch", 2, 1), ("jax", 2, 2), ("jax", 1, 8), ("torch", 1, 1)]
+FSDP = {"data": 2, "fsdp": -1}
+# Engine, processes, devices of each, mesh.
+FOUR_TO_ONE = [
+    ("torch", 4, 1, FSDP),
+    ("torch", 2, 1, {}),
+    ("torch", 1, 1, {}),
+    ("jax", 1, 8, FSDP),
+    ("torch", 1, 1, {}),
+]
+BOTH_SPLIT = [("torch", 4, 1, {}), ("jax", 2, 2, {}), ("jax", 1, 8, {}), ("torch", 2, 1, {"data": 1, "fsdp": 2})]
 
 
 def floats(losses: list[str]) -> np.ndarray:
     return np.array([float.fromhex(each) for each in losses])
 
 
-def test_a_run_goes_through_both_engines_and_every_number_of_processes(tmp_path: Path) -> None:
-    whole = hand_over("torch", tmp_path, before=None, after="whole", steps=STEPS * len(PARTS))
+@pytest.mark.parametrize(
+    "parts", [FOUR_TO_ONE, pytest.param(BOTH_SPLIT, marks=pytest.mark.slow)], ids=["4-2-1", "4-2x2-8-2"]
+)
+def test_a_run_goes_through_both_engines_and_numbers_of_processes(
+    tmp_path: Path, parts: list[tuple[str, int, int, dict[str, int]]]
+) -> None:
+    whole = hand_over("torch", tmp_path, before=None, after="whole", steps=STEPS * len(parts))
     found: list[str] = []
-    for index, (backend, processes, devices) in enumerate(PARTS):
-        options = {"before": str(index - 1) if index else None, "after": str(index), "steps": STEPS}
+    for index, (backend, processes, devices, mesh) in enumerate(parts):
+        options = {"before": str(index - 1) if index else None, "after": str(index), "steps": STEPS, "mesh": mesh}
         if (backend, processes) == ("torch", 1):
             ranks = [hand_over("torch", tmp_path, **options)]  # type: ignore[arg-type]
         else:

@@ -6,7 +6,7 @@ import pytest
 
 from parity_tests.meshes import cases, launching
 
-ENGINES = ("torch",)
+ENGINES = ("jax", "torch")
 
 
 def _runs(devices: int, optimizers: tuple[str, ...], steps: int) -> list[str]:

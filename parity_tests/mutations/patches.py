@@ -98,7 +98,7 @@ def attention(*, scale: float | None = None, shift: int = 0, halves: bool = Fals
         cos, sin = cos[:, None, :], sin[:, None, :]
         return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
-    def run(module: Module, _: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def run(module: Module, _: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, __: Any) -> torch.Tensor:
         c = module.config
         q = turn(module.wq(x).unflatten(-1, (c.n_heads, c.head_dim)), cos, sin).transpose(1, 2)
         k = turn(module.wk(x).unflatten(-1, (c.kv_heads, c.head_dim)), cos, sin).transpose(1, 2)
@@ -119,8 +119,10 @@ def swapped_gates(module: Module, _: Any, x: torch.Tensor) -> torch.Tensor:
     return module.w2(module.w1(x) * F.silu(module.w3(x)))
 
 
-def without_residual(module: Module, _: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    x = module.attention(module.attention_norm(x), cos, sin)
+def without_residual(
+    module: Module, _: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, segments: Any
+) -> torch.Tensor:
+    x = module.attention(module.attention_norm(x), cos, sin, segments)
     return x + module.feed_forward(module.ffn_norm(x))
 
 

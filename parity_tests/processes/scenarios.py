@@ -1,5 +1,6 @@
 """Trees that every process can draw for every other one, so that each can say what a collective has to give."""
 
+import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,6 +126,34 @@ def padded(accelerator: ct.Accelerator) -> list[Any]:
     first = accelerator.gather(accelerator.pad_across_processes(rows, pad_value=-1, pad_first=True))
     last = accelerator.gather(accelerator.pad_across_processes(rows.T, dim=1))
     return [sizes, first[:, 0].tolist(), last.tolist()]
+
+
+AUGMENTED: dict[str, Any] = {
+    "batch_size": 12,
+    "shuffle": True,
+    "seed": 3,
+    "transform": ct.data.compose(
+        ct.data.colour_jitter(contrast=0.4),
+        ct.data.random_crop(2),
+        ct.data.flip(),
+        ct.data.normalise(0.5, 0.2),
+        ct.data.mixup(),
+    ),
+}
+
+
+def images() -> dict[str, np.ndarray]:
+    """31 examples: the last batch is padded."""
+    return {
+        "image": np.random.default_rng(0).integers(0, 256, (31, 6, 5, 3), dtype=np.uint8),
+        "label": np.arange(31),
+    }
+
+
+def digest(batch: dict[str, np.ndarray]) -> str:
+    """Of the types, shapes and bytes of a batch."""
+    parts = [(name, str(each.dtype), each.shape, each.tobytes()) for name, each in sorted(batch.items())]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def local_rows(values: Any) -> np.ndarray:

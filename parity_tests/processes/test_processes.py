@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crosstrain.data.loader import Loader, LoaderSpec, Placement
 from crosstrain.data.order import epoch_batches
 from crosstrain.exchange import Call, disagreement
 from crosstrain.processes import local_index
@@ -139,6 +140,18 @@ def test_99_padded_examples_give_99_in_order(launch: Any, order: str) -> None:
         assert each["metrics"][f"{order}, from the host"] == rows.tolist()
         assert each["metrics"][f"{order}, values"] == np.sqrt(rows.astype(np.float64)).tolist()
         assert each["metrics"]["rows"].startswith("DataError: value must have one row per example of the batch, got")
+
+
+def test_images_changed_on_the_devices_of_all_are_those_that_one_host_makes(launch: Any) -> None:
+    _, results = launch
+    placement = Placement(part=0, parts=1, data_size=4, float_dtype="float64", put=lambda batch: batch)
+    loader = Loader(scenarios.images(), LoaderSpec(**scenarios.AUGMENTED), placement)
+    expected = [
+        scenarios.digest({name: batch[name] for name in ("image", "mix")}) for _ in range(2) for batch in loader
+    ]
+    assert len(expected) == 6
+    for each in results:
+        assert each["augmented"] == expected
 
 
 def said(name: str, others: str, last: str, results: Results, kind: str = "mismatches") -> None:

@@ -110,6 +110,16 @@ def metrics(accelerator: ct.Accelerator) -> dict[str, Any]:
     return found
 
 
+def augmented(accelerator: ct.Accelerator) -> list[str]:
+    """Digests of the batches of two epochs whose images were changed on the devices, whole."""
+    loader = accelerator.loader(scenarios.images(), transform_on="device", **scenarios.AUGMENTED)
+    return [
+        scenarios.digest(accelerator.gather({name: scenarios.local_rows(batch[name]) for name in ("image", "mix")}))
+        for _ in range(2)
+        for batch in loader
+    ]
+
+
 def mismatches(accelerator: ct.Accelerator) -> dict[str, str]:
     """The last process does something else than the others. All of them have to hear of it."""
     odd = accelerator.is_last_process
@@ -188,6 +198,7 @@ def main(backend: str, folder: Path, places: list[str]) -> None:
         "objects": objects(accelerator),
         "split": split(accelerator),
         "metrics": metrics(accelerator),
+        "augmented": augmented(accelerator),
         "mismatches": mismatches(accelerator),
         "debug": debugging(backend),
         "spanning": spanning(accelerator) if backend == "jax" else {},

@@ -20,12 +20,13 @@ from crosstrain.sharding import plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
 from crosstrain_torch import capture, evaluation, models, naming, profiler, sharding, step
 from crosstrain_torch.collectives import all_gather
+from crosstrain_torch.pixels import Augment
 from crosstrain_torch.precision import param_dtype
 from crosstrain_torch.state import TorchState, to_numpy
 
 
 class TorchAccelerator(Accelerator):
-    """See `crosstrain.Accelerator`. One device per process; `torchrun` starts the processes."""
+    """See `crosstrain.Accelerator`. One device per process; `crosstrain launch` or torchrun starts the processes."""
 
     backend: ClassVar[str] = "torch"
     _native_model: ClassVar[str] = "torch.nn.Module"
@@ -103,6 +104,7 @@ class TorchAccelerator(Accelerator):
         self.mesh = sharding.build_mesh(self.mesh_sizes, self._group, self.device)
         self._batch_part = self.mesh.batch_part
         self._runtime = step.Runtime(self.precision, self.device, self.mesh, self.seed)
+        self._augment = Augment()
 
     def _prepare(self, model: nn.Module, optimizer: OptimizerSpec | None, average: Averaging | None) -> TorchState:
         shapes = {name: tuple(param.shape) for name, param in naming.parameters(model).items()}
@@ -134,6 +136,9 @@ class TorchAccelerator(Accelerator):
 
     def _build_model(self, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> nn.Module:
         return models.build(config, weights, param_dtype(self.precision))
+
+    def _config_of(self, model: nn.Module) -> ModelConfig | None:
+        return models.config_of(model)
 
     def _is_native_model(self, model: Any) -> bool:
         return isinstance(model, nn.Module)

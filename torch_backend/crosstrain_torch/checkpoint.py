@@ -30,6 +30,13 @@ class TorchWriter:
         self._copies: Tensors = {}
         self._written: Future[None] | None = None
 
+    def prepare(self, state: TorchState) -> None:
+        """See `crosstrain.checkpoint.Writer`."""
+        changing, steady = state.tensors()
+        self._copies = {name: self._copy_of(name, tensor) for name, tensor in (changing | steady).items()}
+        # The operating system hands out memory when it is first written to; pinned memory is there at once.
+        self._threads.submit(_touch, [self._copies[name] for name, tensor in steady.items() if not tensor.is_cuda])
+
     def start(self, state: TorchState, folder: Path) -> None:
         """See `crosstrain.checkpoint.Writer`."""
         self.wait()
@@ -94,6 +101,11 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
         yield
+
+
+def _touch(tensors: list[torch.Tensor]) -> None:
+    for tensor in tensors:
+        local(tensor).zero_()
 
 
 @torch.no_grad()

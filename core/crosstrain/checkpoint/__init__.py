@@ -1,7 +1,7 @@
 """Checkpoints: portable ones that either engine resumes from, and the native step directories of a run."""
 
 from crosstrain.checkpoint.manifest import Manifest
-from crosstrain.checkpoint.portable import Portable, Positioned, export, open_portable, restore
+from crosstrain.checkpoint.portable import Portable, Positioned, export, open_portable, restore, revive
 from crosstrain.checkpoint.saving import CheckpointSpec, Saver
 from crosstrain.checkpoint.series import Best, Checkpoints, Writer
 
@@ -17,4 +17,5 @@ __all__ = [
     "export",
     "open_portable",
     "restore",
+    "revive",
 ]

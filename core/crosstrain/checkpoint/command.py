@@ -121,20 +121,26 @@ def convert(
 
 
 def _facts(manifest: Manifest) -> dict[str, str]:
-    optimizer = dict(manifest.optimizer or {"type": "none"})
     facts: dict[str, Any] = {
         "kind": "native" if manifest.files else "portable",
         "step": manifest.step,
         "written by": f"crosstrain {manifest.crosstrain}, {manifest.backend} engine",
         "seed": manifest.seed,
         "precision": json.dumps(dict(manifest.precision)),
-        "optimizer": f"{optimizer.pop('type')} {json.dumps(optimizer) if optimizer else ''}",
+        "model": _spec(manifest.model),
+        "optimizer": _spec(manifest.optimizer),
+        "average": _spec(manifest.average),
         "data": "none" if manifest.data is None else json.dumps(dict(manifest.data)),
         "progress": json.dumps(dict(manifest.progress)),
         "metrics": json.dumps(dict(manifest.metrics)),
         "config": json.dumps(dict(manifest.config)),
     }
     return {name: str(value) for name, value in facts.items()}
+
+
+def _spec(values: Mapping[str, Any] | None) -> str:
+    fields = dict(values or {"type": "none"})
+    return f"{fields.pop('type')} {json.dumps(fields) if fields else ''}"
 
 
 def _sizes(path: Path, manifest: Manifest) -> list[list[str]]:

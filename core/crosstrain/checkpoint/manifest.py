@@ -30,6 +30,8 @@ class Manifest:
         seed: of the run: weights, data order, dropout.
         precision: the types of the run.
         optimizer: the spec, as `describe` writes it; None for a state without one.
+        average: of the weights, likewise.
+        model: the config of a paired model, likewise; None for a model of the user's own.
         sections: of a portable checkpoint: `params`, `buffers`, `averages`, `native` or `moments/SLOT` -> its files.
         files: of a native checkpoint: everything the engine wrote.
         shapes: of a native checkpoint: `Snapshot.shapes`, to refuse another model before anything is read.
@@ -46,6 +48,8 @@ class Manifest:
     seed: int
     precision: Mapping[str, Any]
     optimizer: Mapping[str, Any] | None
+    average: Mapping[str, Any] | None = None
+    model: Mapping[str, Any] | None = None
     sections: Mapping[str, tuple[Shard, ...]] = field(default_factory=dict)
     files: tuple[FileRecord, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -147,13 +151,3 @@ def _shard(values: dict[str, Any]) -> Shard:
     if not _FILE.fullmatch(values["file"]):
         raise CheckpointError(f"file must be a safetensors file in this directory, got file={values['file']!r}.")
     return Shard(**{**values, "names": tuple(map(str, values["names"]))})
-
-
-def describe(spec: Any) -> Any:
-    """A spec as JSON: its type and fields, all the way down."""
-    if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
-        values = {each.name: describe(getattr(spec, each.name)) for each in dataclasses.fields(spec)}
-        return {"type": type(spec).__name__, **values}
-    if isinstance(spec, list | tuple):
-        return [describe(each) for each in spec]
-    return spec if isinstance(spec, str | int | float | bool | None) else repr(spec)

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from crosstrain.checkpoint.files import committed
-from crosstrain.checkpoint.manifest import Manifest, describe, read_manifest, verify_files, write_manifest
+from crosstrain.checkpoint.manifest import Manifest, read_manifest, verify_files, write_manifest
 from crosstrain.checkpoint.shards import Shard, read_shards, write_shards
+from crosstrain.checkpoint.specs import describe, rebuild
 from crosstrain.checkpoint.together import on_all
 from crosstrain.errors import CheckpointError
-from crosstrain.snapshot import Snapshot
+from crosstrain.models.spec import ModelConfig
+from crosstrain.optim import Averaging, OptimizerSpec
+from crosstrain.snapshot import Snapshot, check_names
 from crosstrain.state import TrainState
 
 if TYPE_CHECKING:
@@ -107,17 +110,51 @@ def restore(
     loader: Positioned | None = None,
     verify: bool = True,
 ) -> Portable:
-    """See `Accelerator.restore`."""
-
-    def read() -> Portable:
-        opened = open_portable(path)
-        if verify:
-            opened.verify()
-        return opened
-
-    opened = on_all(accelerator, read)
+    """See `Accelerator.restore` with a state."""
+    opened = on_all(accelerator, lambda: _open(path, verify))
     put_back(accelerator, path, lambda: state.load(opened.snapshot), loader, opened.manifest)
     return opened
+
+
+def revive(
+    accelerator: "Accelerator", path: Path | str, *, loader: Positioned | None = None, verify: bool = True
+) -> TrainState:
+    """See `Accelerator.restore` without a state."""
+
+    def read() -> tuple[Portable, TrainState]:
+        opened = _open(path, verify)
+        return opened, _state_of(accelerator, path, opened)
+
+    opened, state = on_all(accelerator, read)
+    put_back(accelerator, path, lambda: state.load(opened.snapshot), loader, opened.manifest)
+    return state
+
+
+def _open(path: Path | str, verify: bool) -> Portable:
+    opened = open_portable(path)
+    if verify:
+        opened.verify()
+    return opened
+
+
+def _state_of(accelerator: "Accelerator", path: Path | str, opened: Portable) -> TrainState:
+    """A state of the model, optimizer and average that a checkpoint describes.
+
+    Raises:
+        CheckpointError: it is of a model of the user's own, or describes what crosstrain cannot make.
+    """
+    manifest, weights = opened.manifest, opened.snapshot.params
+    if manifest.model is None:
+        raise CheckpointError(
+            f"{path} must be of a model of ct.models to be restored without a state, got one of a model of your own. "
+            "Prepare that model and pass the state: accelerator.restore(path, state)."
+        )
+    config = rebuild("model", manifest.model, ModelConfig)  # type: ignore[type-abstract]
+    optimizer = None if manifest.optimizer is None else rebuild("optimizer", manifest.optimizer, OptimizerSpec)
+    average = None if manifest.average is None else rebuild("average", manifest.average, Averaging)
+    shapes = {name: each.shape for name, each in config.parameters().items()}
+    _fit(path, lambda: check_names("params", shapes, weights))
+    return accelerator.prepare(accelerator._build_model(config, weights), optimizer, average=average)
 
 
 def put_back(
@@ -162,6 +199,8 @@ def make_manifest(accelerator: "Accelerator", state: TrainState, loader: Positio
         seed=accelerator.seed,
         precision=asdict(accelerator.precision),
         optimizer=describe(state.optimizer) if state.is_trainable else None,
+        average=describe(state.average),
+        model=describe(state.model_config),
         data=loader.state_dict() if loader is not None else None,
         **others,
     )

@@ -99,8 +99,9 @@ class Saver(Callback):
         return manifest
 
     def on_fit_begin(self, run: Run) -> None:
-        """Listens to the signals."""
+        """Makes ready to save, and listens to the signals."""
         self._take_position(run)
+        self.checkpoints.prepare(run.state)
         if self._spec.signals and threading.current_thread() is threading.main_thread():
             self._restore_handlers = _listen(self._spec.signals, self._note)
 

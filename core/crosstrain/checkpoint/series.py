@@ -30,6 +30,10 @@ logger = logging.getLogger("crosstrain")
 class Writer(Protocol):
     """An engine's writer of native checkpoints: one at a time, from all processes together."""
 
+    def prepare(self, state: Any) -> None:
+        """Takes what host memory the copies of such a state need, in the background."""
+        ...
+
     def start(self, state: Any, folder: Path) -> None:
         """Begins to write a state as it is now to a directory that does not exist yet. The next step may follow."""
         ...
@@ -100,6 +104,17 @@ class Checkpoints:
         found = ((_STEP.fullmatch(path.name), path) for path in self.root.iterdir())
         return sorted(int(match[1]) for match, path in found if match and (path / NAME).is_file())
 
+    def prepare(self, state: TrainState) -> None:
+        """Before the first step: takes the directory, and in the background the host memory that `save` copies to.
+
+        Without it the first save does so, and takes longer than those that follow. `Trainer.fit` calls it.
+
+        Raises:
+            CheckpointError: the directory cannot be written, or another job writes there.
+        """
+        on_main(self._accelerator, self._take_root)
+        self._open_writer().prepare(state)
+
     def save(
         self,
         state: TrainState,
@@ -136,9 +151,7 @@ class Checkpoints:
         draft = self.root / f".step_{state.step:08d}.tmp"
         if not on_main(self._accelerator, lambda: self._begin(draft, manifest)):
             return
-        if self._writer is None:
-            self._writer = self._accelerator._checkpoint_writer()
-        writer = self._writer
+        writer = self._open_writer()
         on_all(self._accelerator, lambda: writer.start(state, draft / _NATIVE))
         self._thread = threading.Thread(target=self._finish, args=(writer, draft, manifest), daemon=True)
         self._thread.start()
@@ -233,15 +246,24 @@ class Checkpoints:
                 metrics = {**old.metrics, **manifest.metrics}
                 write_manifest(folder, dataclasses.replace(manifest, files=old.files, metrics=metrics))
             return False
+        self._take_root()
         with refused_writes(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            if self._lock is None:
-                self._lock = lock(self.root)
             # Under the lock all of these are left over: from a job that was killed, or a process that wrote on.
             for left in (*self.root.glob(".step_*.tmp"), *self.root.glob(".step_*.removed")):
                 shutil.rmtree(left, ignore_errors=True)
             draft.mkdir()
         return True
+
+    def _take_root(self) -> None:
+        with refused_writes(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            if self._lock is None:
+                self._lock = lock(self.root)
+
+    def _open_writer(self) -> Writer:
+        if self._writer is None:
+            self._writer = self._accelerator._checkpoint_writer()
+        return self._writer
 
     def _close_writer(self) -> None:
         writer, self._writer = self._writer, None

@@ -106,7 +106,8 @@ def pack(documents: Sequence[Any], length: int, *, pad: int = 0) -> Source:
 
     A document that does not fit goes on in the next window. Within a window `segment` counts the documents from 1 (0
     is padding after the last) and `position` starts at 0 for each, so that a model can keep attention inside a
-    document: token i sees token j where segment[i] == segment[j] and j <= i. The label of a token is the one that
+    document: token i sees token j where segment[i] == segment[j] and j <= i. The paired decoder does when it is called
+    as `model(batch["tokens"], segments=batch["segment"])`. The label of a token is the one that
     follows it in its document, across the cut as well; the last token of a document has the label -100.
 
     Args:

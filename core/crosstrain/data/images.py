@@ -3,21 +3,20 @@
 Images are arrays of shape (B, H, W, C), integers or floating. Everything but `normalise` keeps the type.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import numpy as np
 
+from crosstrain.data.pixels import Images, ImageTransform, Padding, Pixels, dtype_name
 from crosstrain.data.sources import Arrays
-from crosstrain.data.transform import Context, Transform, images_of
+from crosstrain.data.transform import Context, Transform
 from crosstrain.errors import DataError, require_count
-
-Padding = Literal["reflect", "zeros"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Normalise(Transform):
+class _Normalise(ImageTransform):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     field: str
@@ -26,27 +25,33 @@ class _Normalise(Transform):
     def name(self) -> str:
         return "normalise"
 
-    def apply(self, fields: Arrays, context: Context) -> Arrays:
-        images = images_of(fields, self.field, self.name)
+    def after(self, images: Images) -> Images:
+        return replace(images, dtype=images.floating)
+
+    def draw(self, images: Images, context: Context) -> Arrays:
         channels = images.shape[-1]
         if {len(self.mean), len(self.std)} - {1, channels}:
             raise DataError(
                 f"mean and std must have 1 or {channels} values, one per channel, "
                 f"got {len(self.mean)} and {len(self.std)}."
             )
-        white = 1.0 if images.dtype.kind == "f" else float(np.iinfo(images.dtype).max)
-        dtype = images.dtype if images.dtype.kind == "f" else np.dtype(np.float32)
+        return {}
+
+    def pixels(self, ops: Pixels, images: Any, drawn: Mapping[str, Any], others: Any) -> Any:
+        look = Images(images.shape, np.dtype(dtype_name(images)))
+        _, _, width, channels = images.shape
         mean, std = np.resize(self.mean, channels), np.resize(self.std, channels)
         # Rows of whole lines: an inner loop over three channels would cost more than the arithmetic.
-        width = images.shape[2]
-        scale, shift = np.tile(1.0 / (white * std), width).astype(dtype), np.tile(mean / std, width).astype(dtype)
-        lines = np.multiply(images.reshape(-1, width * channels), scale, dtype=dtype)
-        lines -= shift
-        return {**fields, self.field: lines.reshape(images.shape)}
+        shift = np.tile(look.white * mean, width).astype(look.floating)
+        scale = np.tile(1.0 / (look.white * std), width).astype(look.floating)
+        return ops.rescale(images.reshape(-1, width * channels), shift, scale).reshape(images.shape)
 
 
 def normalise(mean: float | Sequence[float], std: float | Sequence[float], *, field: str = "image") -> Transform:
     """(x - mean) / std per channel. Integers are first divided by their largest value (255 for uint8), to float32.
+
+    Computed as (x - white mean) * (1 / (white std)), white the value that stands for 1: two operations that no
+    compiler fuses, so that it is the same to the bit wherever it runs.
 
     Args:
         mean: one value, or one per channel, in units in which white is 1.
@@ -63,7 +68,7 @@ def normalise(mean: float | Sequence[float], std: float | Sequence[float], *, fi
 
 
 @dataclass(frozen=True, slots=True)
-class _RandomCrop(Transform):
+class _RandomCrop(ImageTransform):
     padding: int
     mode: Padding
     field: str
@@ -72,40 +77,17 @@ class _RandomCrop(Transform):
     def name(self) -> str:
         return "random_crop"
 
-    def apply(self, fields: Arrays, context: Context) -> Arrays:
-        images = images_of(fields, self.field, self.name)
-        batch, height, width, channels = images.shape
+    def draw(self, images: Images, context: Context) -> Arrays:
+        height, width = images.shape[1:3]
         if self.mode == "reflect" and self.padding >= min(height, width):
             raise DataError(
                 f"padding must be less than the side of the images to reflect them, got padding={self.padding} "
                 f"for {height} x {width}. Use mode='zeros'."
             )
-        offsets = (context.uniform(2) * (2 * self.padding + 1)).astype(np.int64)
-        padded = _pad(images, self.padding, self.mode)
-        # All crops of all images as one view; indexing it copies the chosen ones, line by line.
-        image, line, _, item = padded.strides
-        crops = np.lib.stride_tricks.as_strided(
-            padded,
-            (batch, 2 * self.padding + 1, 2 * self.padding + 1, height, width * channels),
-            (image, line, channels * item, line, item),
-            writeable=False,
-        )
-        chosen = crops[np.arange(batch), offsets[:, 0], offsets[:, 1]]
-        return {**fields, self.field: chosen.reshape(images.shape)}
+        return {"offsets": (context.uniform(2) * (2 * self.padding + 1)).astype(np.int32)}
 
-
-def _pad(images: np.ndarray, padding: int, mode: Padding) -> np.ndarray:
-    batch, height, width, channels = images.shape
-    shape = (batch, height + 2 * padding, width + 2 * padding, channels)
-    padded = np.empty(shape, images.dtype) if mode == "reflect" else np.zeros(shape, images.dtype)
-    padded[:, padding : padding + height, padding : padding + width] = images
-    if mode == "reflect":
-        for axis, length in ((2, width), (1, height)):
-            lines = np.moveaxis(padded, axis, 0)
-            for step in range(1, padding + 1):
-                lines[padding - step] = lines[padding + step]
-                lines[padding + length - 1 + step] = lines[padding + length - 1 - step]
-    return padded
+    def pixels(self, ops: Pixels, images: Any, drawn: Mapping[str, Any], others: Any) -> Any:
+        return ops.window(images, drawn["offsets"], self.padding, self.mode)
 
 
 def random_crop(padding: int, *, mode: Padding = "reflect", field: str = "image") -> Transform:
@@ -126,7 +108,7 @@ def random_crop(padding: int, *, mode: Padding = "reflect", field: str = "image"
 
 
 @dataclass(frozen=True, slots=True)
-class _Flip(Transform):
+class _Flip(ImageTransform):
     probability: float
     field: str
 
@@ -134,15 +116,11 @@ class _Flip(Transform):
     def name(self) -> str:
         return "flip"
 
-    def apply(self, fields: Arrays, context: Context) -> Arrays:
-        images = images_of(fields, self.field, self.name)
-        chosen = np.flatnonzero(context.uniform(1)[:, 0] < self.probability)
-        flipped = images.copy()
-        # Whole pixels are moved, so that an inner loop over channels does not decide the speed.
-        pixel = np.dtype((np.void, images.shape[-1] * images.itemsize))
-        pixels = images.view(pixel)[..., 0], flipped.view(pixel)[..., 0]
-        pixels[1][chosen] = pixels[0][chosen][:, :, ::-1]
-        return {**fields, self.field: flipped}
+    def draw(self, images: Images, context: Context) -> Arrays:
+        return {"chosen": context.uniform(1)[:, 0] < self.probability}
+
+    def pixels(self, ops: Pixels, images: Any, drawn: Mapping[str, Any], others: Any) -> Any:
+        return ops.mirror(images, drawn["chosen"])
 
 
 def flip(probability: float = 0.5, *, field: str = "image") -> Transform:
@@ -156,7 +134,7 @@ def flip(probability: float = 0.5, *, field: str = "image") -> Transform:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cutout(Transform):
+class _Cutout(ImageTransform):
     size: int
     fill: float
     field: str
@@ -165,15 +143,14 @@ class _Cutout(Transform):
     def name(self) -> str:
         return "cutout"
 
-    def apply(self, fields: Arrays, context: Context) -> Arrays:
-        images = images_of(fields, self.field, self.name)
-        height, width = images.shape[1:3]
-        centre = np.floor(context.uniform(2) * (height, width))
-        first = centre - self.size // 2
-        inside = box_mask(first, first + self.size, height, width)
-        cut = images.copy()
-        cut[inside] = self.fill
-        return {**fields, self.field: cut}
+    def draw(self, images: Images, context: Context) -> Arrays:
+        centre = np.floor(context.uniform(2) * images.shape[1:3]).astype(np.int32)
+        return {"first": centre - self.size // 2}
+
+    def pixels(self, ops: Pixels, images: Any, drawn: Mapping[str, Any], others: Any) -> Any:
+        first = drawn["first"]
+        inside = ops.box(first, first + self.size, *images.shape[1:3])
+        return ops.cover(images, inside, np.asarray(self.fill).astype(dtype_name(images)).item())
 
 
 def cutout(size: int, *, fill: float = 0.0, field: str = "image") -> Transform:
@@ -192,14 +169,6 @@ def cutout(size: int, *, fill: float = 0.0, field: str = "image") -> Transform:
     """
     require_count("size", size, DataError)
     return _Cutout(size, fill, field)
-
-
-def box_mask(first: np.ndarray, end: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pixels within [first, end) (line, column), shape (B, 2) each; boolean, shape (B, H, W)."""
-    lines, columns = np.arange(height)[None, :], np.arange(width)[None, :]
-    rows = (lines >= first[:, :1]) & (lines < end[:, :1])
-    cols = (columns >= first[:, 1:]) & (columns < end[:, 1:])
-    return rows[:, :, None] & cols[:, None, :]
 
 
 def require_probability(name: str, value: float) -> None:

@@ -3,18 +3,27 @@
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from crosstrain.data.device import DeviceTransform
 from crosstrain.data.order import BatchRows, batch_count, epoch_batches, pad_rows, padding_weights
-from crosstrain.data.placement import WEIGHT, LoaderSpec, Placement, require_some_weight, require_weights
+from crosstrain.data.placement import (
+    WEIGHT,
+    Augment,
+    LoaderSpec,
+    Placement,
+    TransformOn,
+    require_some_weight,
+    require_weights,
+)
 from crosstrain.data.position import Position, dump, parse
 from crosstrain.data.prefetch import in_thread, look_ahead
 from crosstrain.data.sources import Arrays, Source, as_source, stack_examples
 from crosstrain.data.stream import Stream
-from crosstrain.data.torch_loader import TorchLoader
-from crosstrain.data.transform import Context, TransformLike, compose
+from crosstrain.data.torch_loader import TorchLoader, TorchStream
+from crosstrain.data.transform import Compose, Context, TransformLike, compose
 from crosstrain.data.workers import gathering
 from crosstrain.errors import DataError, require_count
 
@@ -40,14 +49,19 @@ class Loader:
 
     def __init__(self, source: Any, spec: LoaderSpec, placement: Placement) -> None:
         self._spec, self._placement = spec, placement
-        self._torch_loader = TorchLoader.wrap(source)
+        self._source: Source | None = None
+        self._stream: Stream | None = None
+        self._torch_loader, torch_stream = TorchLoader.wrap(source), TorchStream.wrap(source)
         if self._torch_loader is not None:
-            self._source: Source | None = self._torch_loader.examples
+            self._source = self._torch_loader.examples
             self._spec = spec = self._torch_loader.merge(spec)
+        elif torch_stream is not None:
+            self._stream, self._spec = torch_stream, torch_stream.merge(spec)
+            spec = self._spec
         else:
             self._source = as_source(source)
-        self._stream = Stream(source) if self._source is None else None
-        self._transform = None if spec.transform is None else compose(spec.transform)
+            self._stream = Stream(source) if self._source is None else None
+        self._transform, self._on_device = self._compose(spec)
         self._next = self._position = Position(epoch=0)
         self._iteration: object = None
         self._check_workers()
@@ -135,22 +149,8 @@ class Loader:
     @property
     def resume_note(self) -> str | None:
         """What is not exact when this loader resumes; None when the same batches follow for sure."""
-        if self._torch_loader is not None:
-            return (
-                "Order and position are exact; random numbers that the data set, its workers or collate_fn draw by "
-                "themselves are drawn anew. Augment with transform= instead."
-            )
-        if self._stream is None:
-            return None
-        if self._stream.has_state:
-            return (
-                "The iterable's own state_dict decides what follows: a stream that shuffles through a buffer, as those "
-                "of HF datasets do, loses what the buffer held."
-            )
-        return (
-            "The iterable has no state_dict: the examples before the position are read over, which takes time, and "
-            "the same ones follow only if it gives them in the same order again."
-        )
+        foreign = self._torch_loader or self._stream
+        return None if foreign is None else foreign.resume_note
 
     @property
     def exact_resume(self) -> bool:
@@ -185,7 +185,17 @@ class Loader:
 
     def _placed(self, start: Position) -> Iterator[tuple[dict[str, Any], Position]]:
         for local in self._from_iterable(start) if self._source is None else self._from_source(start):
-            yield self._placement.put(self._finish(local)), local.after
+            yield self._put(local), local.after
+
+    def _put(self, local: _Local) -> dict[str, Any]:
+        if self._on_device is None:
+            fields = self._transform.apply(local.fields, local.context) if self._transform else local.fields
+            return self._placement.put(self._finish(fields, local))
+        fields, drawn = self._on_device.draw(local.fields, local.context)
+        chain = self._on_device.chain(local.context.epoch, self._placement.float_dtype)
+        put, augment = self._placement.put, self._placement.augment
+        assert augment is not None
+        return augment(chain, put(self._finish(fields, local)), put(self._placement.convert(drawn)))
 
     def _from_source(self, start: Position) -> Iterator[_Local]:
         source = self._source
@@ -201,13 +211,13 @@ class Loader:
         batches = self._weighed(batches, start)
         local = (batch.local(self._placement.part, self._placement.parts) for batch in batches)
         with gathering(source, self._spec.workers) as gather:
-            fetched: Iterable[tuple[Arrays, tuple[np.ndarray, np.ndarray]]]
+            fetched: Iterable[tuple[tuple[Arrays, Any], tuple[np.ndarray, np.ndarray]]]
             if self._torch_loader:
                 parts = list(local)
-                fetched = zip(self._torch_loader.fetch(rows for rows, _ in parts), parts, strict=True)
+                fetched = zip(self._torch_loader.fetch((rows for rows, _ in parts), start), parts, strict=True)
             else:
-                fetched = ((gather(part[0]), part) for part in local)
-            for batch, (fields, (rows, weights)) in enumerate(fetched, start.batch + 1):
+                fetched = (((gather(part[0]), None), part) for part in local)
+            for batch, ((fields, state), (rows, weights)) in enumerate(fetched, start.batch + 1):
                 context = Context(
                     seed=self._spec.seed,
                     epoch=start.epoch,
@@ -215,7 +225,7 @@ class Loader:
                     example_count=len(source),
                     load=gather,
                 )
-                yield _Local(fields, weights, context, Position(epoch=start.epoch, batch=batch))
+                yield _Local(fields, weights, context, Position(epoch=start.epoch, batch=batch, stream=state))
 
     def _weighed(self, batches: Iterator[BatchRows], start: Position) -> Iterator[BatchRows]:
         """The batches of an epoch; one whose weights in the source are all 0 is refused on every process alike."""
@@ -237,7 +247,7 @@ class Loader:
             pool = pool or window.examples
             if size < self._batch_size:
                 if self._spec.drop_last:
-                    break
+                    continue
                 if self._padded_size is None:
                     self._placement.require_divisible(size, "the last batch")
             rows = pad_rows(np.arange(size), self._padded_size or size, np.arange(size, size + len(pool)))
@@ -250,10 +260,9 @@ class Loader:
         if not pool:
             raise DataError("source must have at least one example, got an iterable that gave none.")
 
-    def _finish(self, local: _Local) -> Arrays:
+    def _finish(self, batch: Arrays, local: _Local) -> Arrays:
         if self._source is None or self._source.fields() is None:
             self._check_labels(local.fields)
-        batch = self._transform.apply(local.fields, local.context) if self._transform else local.fields
         require_weights(batch)
         if self._weighs():
             batch = {**batch, WEIGHT: batch[WEIGHT] * local.weights if WEIGHT in batch else local.weights}
@@ -269,6 +278,16 @@ class Loader:
         return not self._spec.drop_last and len(self._source) % self._batch_size != 0
 
     # Checks, before any device is touched.
+
+    @staticmethod
+    def _compose(spec: LoaderSpec) -> tuple[Compose | None, DeviceTransform | None]:
+        if spec.transform_on not in get_args(TransformOn):
+            raise DataError(f"transform_on must be 'host' or 'device', got transform_on={spec.transform_on!r}.")
+        if spec.transform is None:
+            if spec.transform_on == "device":
+                raise DataError("transform must be given with transform_on='device', got transform=None.")
+            return None, None
+        return compose(spec.transform), DeviceTransform(spec.transform) if spec.transform_on == "device" else None
 
     def _check_workers(self) -> None:
         workers = self._spec.workers
@@ -324,4 +343,4 @@ class Loader:
                 )
 
 
-__all__ = ["WEIGHT", "Loader", "LoaderSpec", "Placement", "TransformLike", "padding_weights"]
+__all__ = ["WEIGHT", "Augment", "Loader", "LoaderSpec", "Placement", "TransformLike", "TransformOn", "padding_weights"]

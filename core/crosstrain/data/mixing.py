@@ -8,43 +8,41 @@ mixed distribution, shape (B, classes), -inf where it is 0: `ops.kl_div(batch["l
 cross-entropy less the entropy of the target, which no weight changes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from crosstrain.data.images import box_mask, require_probability
+from crosstrain.data.images import require_probability
+from crosstrain.data.pixels import Images, MixingTransform, Pixels, dtype_name
 from crosstrain.data.sources import Arrays
-from crosstrain.data.transform import Context, Transform, images_of
+from crosstrain.data.transform import Context, Transform
 from crosstrain.errors import DataError, require_count
 
 
 @dataclass(frozen=True, slots=True)
-class _Mixing(Transform):
+class _Mixing(MixingTransform):
     alpha: float
     probability: float
     classes: int | None
     field: str
     label: str
 
-    def _share(self, context: Context) -> np.ndarray:
+    def _share(self, images: Images, context: Context) -> np.ndarray:
         """lambda of each example, float64, shape (B,); 1 where the example stays as it is."""
-        share = beta(context, self.alpha)
-        return np.where(context.uniform(1, "applied")[:, 0] < self.probability, share, 1.0)
-
-    def _pair(self, fields: Arrays, context: Context) -> tuple[np.ndarray, np.ndarray, Arrays]:
-        partners = context.partners()
-        images = images_of(fields, self.field, self.name)
         if images.dtype.kind != "f":
             raise DataError(
                 f"{self.field!r} must be floating for {self.name}, got {images.dtype}. Normalise it before."
             )
-        return images, images_of(partners, self.field, self.name), partners
+        share = beta(context, self.alpha)
+        return np.where(context.uniform(1, "applied")[:, 0] < self.probability, share, 1.0)
 
-    def _labelled(self, fields: Arrays, partners: Arrays, images: np.ndarray, share: np.ndarray) -> Arrays:
+    def labels(self, fields: Arrays, partners: Arrays, drawn: Arrays) -> Arrays:
         if self.label not in fields:
             raise DataError(f"{self.name} needs the field {self.label!r}, but the batch has {sorted(fields)}.")
-        own, other = fields[self.label], partners[self.label]
-        mixed = {**fields, self.field: images, f"partner_{self.label}": other, "mix": share}
+        own, other, share = fields[self.label], partners[self.label], drawn["share"]
+        mixed = {**fields, f"partner_{self.label}": other, "mix": share}
         if self.classes is not None:
             mixed["log_target"] = _log_target(own, other, share, self.classes)
         return mixed
@@ -55,11 +53,12 @@ class _Mixup(_Mixing):
     def name(self) -> str:
         return "mixup"
 
-    def apply(self, fields: Arrays, context: Context) -> Arrays:
-        images, others, partners = self._pair(fields, context)
-        share = self._share(context)
-        weight = share.astype(images.dtype)[:, None, None, None]
-        return self._labelled(fields, partners, weight * images + (1 - weight) * others, share)
+    def draw(self, images: Images, context: Context) -> Arrays:
+        return {"share": self._share(images, context)}
+
+    def pixels(self, ops: Pixels, images: Any, drawn: Mapping[str, Any], others: Any) -> Any:
+        weight = ops.cast(drawn["share"], dtype_name(images))[:, None, None, None]
+        return ops.product(weight, images) + ops.product(1 - weight, others)
 
 
 class _Cutmix(_Mixing):
@@ -67,16 +66,16 @@ class _Cutmix(_Mixing):
     def name(self) -> str:
         return "cutmix"
 
-    def apply(self, fields: Arrays, context: Context) -> Arrays:
-        images, others, partners = self._pair(fields, context)
+    def draw(self, images: Images, context: Context) -> Arrays:
         size = np.array(images.shape[1:3])
-        side = np.floor(size * np.sqrt(1.0 - self._share(context))[:, None])
+        side = np.floor(size * np.sqrt(1.0 - self._share(images, context))[:, None])
         first = np.floor(context.uniform(2, "centre") * size) - side // 2
-        inside = box_mask(first, first + side, *images.shape[1:3])
-        mixed = images.copy()
-        mixed[inside] = others[inside]
+        first, end = (np.clip(corner, 0, size).astype(np.int32) for corner in (first, first + side))
         # The box is clipped at the border, so the share is what is left of the example's own pixels.
-        return self._labelled(fields, partners, mixed, 1.0 - inside.mean(axis=(1, 2)))
+        return {"first": first, "end": end, "share": 1.0 - (end - first).prod(axis=1) / size.prod()}
+
+    def pixels(self, ops: Pixels, images: Any, drawn: Mapping[str, Any], others: Any) -> Any:
+        return ops.cover(images, ops.box(drawn["first"], drawn["end"], *images.shape[1:3]), others)
 
 
 def mixup(

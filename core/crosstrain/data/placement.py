@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -10,6 +10,11 @@ from crosstrain.data.sources import Arrays
 from crosstrain.data.transform import TransformLike
 from crosstrain.errors import DataError
 
+if TYPE_CHECKING:
+    from crosstrain.data.device import Chain
+
+Augment = Callable[["Chain", dict[str, Any], dict[str, Any]], dict[str, Any]]
+TransformOn = Literal["host", "device"]
 WEIGHT = "weight"
 
 
@@ -23,6 +28,7 @@ class LoaderSpec:
     drop_last: bool = False
     even_batches: bool = True
     transform: TransformLike | None = None
+    transform_on: TransformOn = "host"
     workers: int = 0
     class_counts: Mapping[str, int] = field(default_factory=dict)
 
@@ -38,6 +44,7 @@ class Placement:
         float_dtype: floating fields are cast to it.
         wide_integers: whether integers wider than 32 bits stay as they are (torch's losses want them) or become int32.
         put: copies this process's part to its devices.
+        augment: runs transforms there, on fields and on what was drawn for them.
     """
 
     part: int
@@ -46,6 +53,7 @@ class Placement:
     float_dtype: str
     wide_integers: bool = False
     put: Callable[[Arrays], dict[str, Any]]
+    augment: Augment | None = None
 
     def convert(self, batch: Mapping[str, Any]) -> Arrays:
         """The batch in the types that reach the devices.

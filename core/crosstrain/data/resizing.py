@@ -1,19 +1,20 @@
 """Bilinear resizing of whole batches, with a size that may change with the epoch (progressive resizing)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from crosstrain.data.sources import Arrays
-from crosstrain.data.transform import Context, Transform, images_of
+from crosstrain.data.pixels import Images, ImageTransform, Pixels, dtype_name
+from crosstrain.data.transform import Transform
 from crosstrain.errors import DataError, require_count
 
 Size = int | tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class _Resize(Transform):
+class _Resize(ImageTransform):
     size: Size | Callable[[int], Size]
     antialias: bool
     field: str
@@ -22,17 +23,25 @@ class _Resize(Transform):
     def name(self) -> str:
         return "resize"
 
-    def apply(self, fields: Arrays, context: Context) -> Arrays:
-        images = images_of(fields, self.field, self.name)
-        height, width = _pair(self.size(context.epoch) if callable(self.size) else self.size)
-        dtype = images.dtype if images.dtype.kind == "f" else np.dtype(np.float32)
-        resized = images
-        for axis, length in ((1, height), (2, width)):
+    def at(self, epoch: int) -> ImageTransform:
+        return replace(self, size=_pair(self.size(epoch) if callable(self.size) else self.size))
+
+    def after(self, images: Images) -> Images:
+        batch, _, _, channels = images.shape
+        return replace(images, shape=(batch, *self._sides(), channels))
+
+    def pixels(self, ops: Pixels, images: Any, drawn: Mapping[str, Any], others: Any) -> Any:
+        look, resized = Images(images.shape, np.dtype(dtype_name(images))), images
+        for axis, length in enumerate(self._sides(), 1):
             if length != images.shape[axis]:
-                resized = _resample(resized, axis, length, self.antialias, dtype)
-        if resized.dtype != images.dtype:
-            resized = np.rint(resized).astype(images.dtype)
-        return {**fields, self.field: resized}
+                resized = _resample(ops, resized, axis, length, self.antialias, look.floating.name)
+        if look.dtype.kind != "f" and resized is not images:
+            resized = ops.cast(ops.rint(resized), look.dtype.name)
+        return resized
+
+    def _sides(self) -> tuple[int, int]:
+        assert not callable(self.size), "of an epoch, see `at`"
+        return _pair(self.size)
 
 
 def resize(size: Size | Callable[[int], Size], *, antialias: bool = True, field: str = "image") -> Transform:
@@ -82,17 +91,20 @@ def taps(old: int, new: int, antialias: bool) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(positions[used], 0, old - 1), weights
 
 
-def _resample(images: np.ndarray, axis: int, length: int, antialias: bool, dtype: np.dtype) -> np.ndarray:
+def _resample(ops: Pixels, images: Any, axis: int, length: int, antialias: bool, dtype: str) -> Any:
     positions, weights = taps(images.shape[axis], length, antialias)
     shape = (*images.shape[:axis], length, *images.shape[axis + 1 :])
     # Whole lines at once, or (for columns) the numbers of a line: an inner loop over channels would be slow.
+    flat = images.reshape(images.shape[0], images.shape[1], -1)
     if axis == 1:
-        flat, weights = images.reshape(len(images), images.shape[1], -1), weights[:, :, None]
+        weights = weights[:, :, None]
     else:
         channels = images.shape[3]
-        flat, weights = images.reshape(len(images), images.shape[1], -1), np.repeat(weights, channels, axis=1)
+        weights = np.repeat(weights, channels, axis=1)
         positions = (positions[:, :, None] * channels + np.arange(channels)).reshape(len(positions), -1)
-    total = np.zeros((), dtype)
+    total: Any = None
     for position, weight in zip(positions, weights.astype(dtype), strict=True):
-        total = total + np.take(flat, position, axis=axis) * weight
+        taken = ops.cast(ops.take(flat, position, axis), dtype)
+        part = ops.product(taken, ops.constant(weight, images))
+        total = part if total is None else total + part
     return total.reshape(shape)

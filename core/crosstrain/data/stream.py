@@ -14,6 +14,11 @@ from crosstrain.data.position import Position
 from crosstrain.errors import DataError
 
 
+def has_state(source: Any) -> bool:
+    """Whether an object says where it stands and can go on there."""
+    return all(callable(getattr(source, name, None)) for name in ("state_dict", "load_state_dict"))
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """The examples of one global batch.
@@ -35,8 +40,21 @@ class Stream:
     def __init__(self, source: Iterable[Any]) -> None:
         self._source: Any = source
         self._started = self._moved = False
-        self.has_state = all(callable(getattr(source, name, None)) for name in ("state_dict", "load_state_dict"))
+        self._has_state = has_state(source)
         self._initial = self._state()
+
+    @property
+    def resume_note(self) -> str:
+        """What is not exact after a resume."""
+        if self._has_state:
+            return (
+                "The iterable's own state_dict decides what follows: a stream that shuffles through a buffer, as those "
+                "of HF datasets do, loses what the buffer held."
+            )
+        return (
+            "The iterable has no state_dict: the examples before the position are read over, which takes time, and "
+            "the same ones follow only if it gives them in the same order again."
+        )
 
     def pool(self, position: Position, size: int) -> list[Any]:
         """The first `size` examples of the epoch, which pad its last batch, read anew when it is resumed."""
@@ -52,12 +70,12 @@ class Stream:
             )
         self._started = True
         self._rewind(position.epoch)
-        if self.has_state and position.batch:
+        if self._has_state and position.batch:
             self._source.load_state_dict(copy.deepcopy(position.stream))
             self._moved = True
         examples = iter(self._source)
         first = position.batch * batch_size
-        if not self.has_state:
+        if not self._has_state:
             for _ in islice(examples, first):
                 pass
         while window := list(islice(examples, batch_size)):
@@ -72,4 +90,4 @@ class Stream:
             self._moved = False
 
     def _state(self) -> Any:
-        return copy.deepcopy(self._source.state_dict()) if self.has_state else None
+        return copy.deepcopy(self._source.state_dict()) if self._has_state else None

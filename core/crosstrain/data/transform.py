@@ -52,13 +52,23 @@ class Context:
         Raises:
             DataError: the source is an iterable, which cannot be asked for an example.
         """
+        rows = self.partner_rows()
+        assert self.load is not None
+        return self.load(rows)
+
+    def partner_rows(self) -> np.ndarray:
+        """Index in the source of every row's partner, int64, shape (B,); see `partners`.
+
+        Raises:
+            DataError: the source is an iterable.
+        """
         if self.load is None or self.example_count is None:
             raise DataError(
                 f"the source must have a length for {self.stream}, got an iterable. "
                 "It draws a partner for each example from the whole source."
             )
         drawn = (self.uniform(1, "partner")[:, 0] * self.example_count).astype(np.int64)
-        return self.load(np.minimum(drawn, self.example_count - 1))
+        return np.minimum(drawn, self.example_count - 1)
 
 
 class Transform(abc.ABC):
@@ -88,7 +98,7 @@ class _Plain(Transform):
         return self._function(fields)
 
 
-class _Compose(Transform):
+class Compose(Transform):
     """Transforms one after the other."""
 
     def __init__(self, parts: list[Transform]) -> None:
@@ -104,7 +114,13 @@ class _Compose(Transform):
         """The transforms, in order."""
         return self._parts
 
+    @property
+    def streams(self) -> list[tuple[Transform, str]]:
+        """The transforms, in order, each with the name of its random numbers."""
+        return list(zip(self._parts, self._streams, strict=True))
+
     def apply(self, fields: Arrays, context: Context) -> Arrays:
+        """See `Transform`."""
         return self._apply(fields, context, len(self._parts))
 
     def _apply(self, fields: Arrays, context: Context, count: int) -> Arrays:
@@ -127,7 +143,7 @@ class _Compose(Transform):
 TransformLike = Transform | Callable[[Arrays], Arrays]
 
 
-def compose(*transforms: TransformLike) -> Transform:
+def compose(*transforms: TransformLike) -> Compose:
     """One transform that applies these in order. Plain functions of the batch may stand among them.
 
     Raises:
@@ -135,7 +151,7 @@ def compose(*transforms: TransformLike) -> Transform:
     """
     parts: list[Transform] = []
     for transform in transforms:
-        if isinstance(transform, _Compose):
+        if isinstance(transform, Compose):
             parts += transform.parts
         elif isinstance(transform, Transform):
             parts.append(transform)
@@ -146,7 +162,7 @@ def compose(*transforms: TransformLike) -> Transform:
                 "transform must be a Transform or a function of a batch, "
                 f"got {type(transform).__name__}. Join several with ct.data.compose."
             )
-    return _Compose(parts)
+    return Compose(parts)
 
 
 def _checked(transform: Transform, fields: Arrays, context: Context) -> Arrays:

@@ -25,7 +25,10 @@ def require_integer(name: str, values: Any, is_floating: bool) -> None:
         ModelError: says what was given.
     """
     if is_floating:
-        raise ModelError(f"{name} must be integers, got {values.dtype}. Pass token ids.")
+        raise ModelError(
+            f"{name} must be integers, got {values.dtype}. "
+            f"Pass {'token ids' if name == 'tokens' else 'a number per document'}."
+        )
 
 
 def require_shape(name: str, values: Any, expected: tuple[int | str, ...]) -> None:

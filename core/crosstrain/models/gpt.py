@@ -15,6 +15,8 @@ from crosstrain.models.spec import ModelConfig, ParamSpec, require_positive, req
 class GPTConfig(ModelConfig):
     """Tokens (B, T) -> logits (B, T, vocab_size). Pre-norm RMSNorm, RoPE, causal attention, SwiGLU, no biases.
 
+    `model(tokens, segments=segments)` keeps attention inside each document of a packed row; see `ct.data.pack`.
+
     Names and the pairing of RoPE (neighbouring elements 2i and 2i + 1 turn together) are those of Meta's Llama.
 
     Attributes:

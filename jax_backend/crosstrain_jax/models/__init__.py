@@ -35,4 +35,23 @@ def build(config: ModelConfig, weights: Mapping[str, np.ndarray], dtype: jnp.dty
     return model
 
 
-__all__ = ["GPT", "MLP", "MODELS", "BatchNorm", "Dropout", "GroupNorm", "LayerNorm", "RMSNorm", "ResNet9", "build"]
+def config_of(model: nnx.Module) -> ModelConfig | None:
+    """The config of a module that `build` made; None for any other."""
+    config = getattr(model, "config", None)
+    built = isinstance(config, ModelConfig) and type(model) is MODELS.get(config.kind)
+    return config if built else None
+
+
+__all__ = [
+    "GPT",
+    "MLP",
+    "MODELS",
+    "BatchNorm",
+    "Dropout",
+    "GroupNorm",
+    "LayerNorm",
+    "RMSNorm",
+    "ResNet9",
+    "build",
+    "config_of",
+]

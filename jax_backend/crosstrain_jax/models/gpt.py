@@ -17,21 +17,33 @@ _STREAM = ("batch", "sequence", "embed")
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """RoPE on (B, T, heads, head_dim): neighbouring elements turn together; cos, sin: (T, head_dim / 2)."""
+    """RoPE on (B, T, heads, head_dim): neighbouring elements turn together; cos, sin: (..., T, head_dim / 2)."""
     pairs = x.astype(cos.dtype).reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
-    cos, sin = cos[:, None, :], sin[:, None, :]
+    cos, sin = cos[..., None, :], sin[..., None, :]
     turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
     return turned.reshape(x.shape).astype(x.dtype)
 
 
-def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """softmax(q k^T / sqrt(head_dim)) v over earlier positions; (B, T, heads, head_dim), fewer heads in k and v."""
+def positions_in(segments: jax.Array) -> jax.Array:
+    """Place of each token in its segment, from 0; segments, (B, T), are runs of one number."""
+    places = jnp.arange(segments.shape[1])
+    starts = jnp.where(segments != jnp.roll(segments, 1, axis=1), places, 0)
+    return places - jax.lax.cummax(starts, axis=1)
+
+
+def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None = None) -> jax.Array:
+    """softmax(q k^T / sqrt(head_dim)) v over earlier positions; (B, T, heads, head_dim), fewer heads in k and v.
+
+    With segments, (B, T), a position sees only those of its own.
+    """
     _, length, heads, width = q.shape
     if k.shape[2] != heads:
         k, v = (jnp.repeat(x, heads // x.shape[2], axis=2) for x in (k, v))
     scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=wide_dtype(q)) * width**-0.5
     mask = jnp.tril(jnp.ones((length, length), bool))
+    if segments is not None:
+        mask = mask & (segments[:, None, :, None] == segments[:, None, None, :])
     weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1).astype(v.dtype)
     return jnp.einsum("bhts,bshd->bthd", weights, v)
 
@@ -48,13 +60,13 @@ class Attention(nnx.Module):
         self.wv = linear(config.dim, kv_dim)
         self.wo = linear(config.dim, config.dim)
 
-    def __call__(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, cos: jax.Array, sin: jax.Array, segments: jax.Array | None = None) -> jax.Array:
         """(B, T, dim) -> (B, T, dim)."""
         c = self.config
         q = rotate(self.wq(x).reshape(*x.shape[:2], c.n_heads, c.head_dim), cos, sin)
         k = rotate(self.wk(x).reshape(*x.shape[:2], c.kv_heads, c.head_dim), cos, sin)
         v = self.wv(x).reshape(*x.shape[:2], c.kv_heads, c.head_dim)
-        return self.wo(causal_attention(q, k, v).reshape(x.shape))
+        return self.wo(causal_attention(q, k, v, segments).reshape(x.shape))
 
 
 class FeedForward(nnx.Module):
@@ -82,9 +94,9 @@ class Block(nnx.Module):
         self.attention_dropout = Dropout(config.dropout, f"{prefix}.attention_dropout")
         self.ffn_dropout = Dropout(config.dropout, f"{prefix}.ffn_dropout")
 
-    def __call__(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, cos: jax.Array, sin: jax.Array, segments: jax.Array | None = None) -> jax.Array:
         """(B, T, dim) -> (B, T, dim)."""
-        x = x + self.attention_dropout(self.attention(self.attention_norm(x), cos, sin))
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), cos, sin, segments))
         return x + self.ffn_dropout(self.feed_forward(self.ffn_norm(x)))
 
 
@@ -100,16 +112,30 @@ class GPT(nnx.Module):
         if not config.tie_embeddings:
             self.output = nnx.Linear(config.dim, config.vocab_size, use_bias=False, rngs=rngs)
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Tokens (B, T), integer -> logits (B, T, vocab_size)."""
+    def __call__(self, tokens: jax.Array, segments: jax.Array | None = None) -> jax.Array:
+        """Tokens (B, T), integer -> logits (B, T, vocab_size).
+
+        Args:
+            tokens: ids.
+            segments: integer, (B, T), such as `pack` gives: a run of one number is a document, whose tokens see no
+                other document and count their positions from 0. None: a row is one document.
+
+        Raises:
+            ModelError: tokens or segments of another type or shape, or longer than `max_seq_len`.
+        """
         require_integer("tokens", tokens, jnp.issubdtype(tokens.dtype, jnp.floating))
         require_shape("tokens", tokens, ("B", "T"))
         require_length(tokens, self.config.max_seq_len)
         x = self.dropout(constrain(self.tok_embeddings(tokens), *_STREAM))
         angles = self.config.rope_angles()[: tokens.shape[1]]
         cos, sin = jnp.asarray(np.cos(angles), wide_dtype(x)), jnp.asarray(np.sin(angles), wide_dtype(x))
+        if segments is not None:
+            require_integer("segments", segments, jnp.issubdtype(segments.dtype, jnp.floating))
+            require_shape("segments", segments, tokens.shape)
+            places = positions_in(segments)
+            cos, sin = cos[places], sin[places]
         for layer in self.layers:
-            x = constrain(layer(x, cos, sin), *_STREAM)
+            x = constrain(layer(x, cos, sin, segments), *_STREAM)
         x = self.norm(x)
         logits = self.tok_embeddings.attend(x) if self.config.tie_embeddings else self.output(x)
         return constrain(logits, "batch", "sequence", "vocab")

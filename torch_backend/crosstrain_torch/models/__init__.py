@@ -25,4 +25,23 @@ def build(config: ModelConfig, weights: Mapping[str, np.ndarray], dtype: torch.d
     return model
 
 
-__all__ = ["GPT", "MLP", "MODELS", "BatchNorm", "Dropout", "GroupNorm", "LayerNorm", "RMSNorm", "ResNet9", "build"]
+def config_of(model: nn.Module) -> ModelConfig | None:
+    """The config of a module that `build` made; None for any other, and for one with frozen parameters."""
+    config = getattr(model, "config", None)
+    built = isinstance(config, ModelConfig) and type(model) is MODELS.get(config.kind)
+    return config if built and all(param.requires_grad for param in model.parameters()) else None
+
+
+__all__ = [
+    "GPT",
+    "MLP",
+    "MODELS",
+    "BatchNorm",
+    "Dropout",
+    "GroupNorm",
+    "LayerNorm",
+    "RMSNorm",
+    "ResNet9",
+    "build",
+    "config_of",
+]

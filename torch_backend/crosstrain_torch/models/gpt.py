@@ -10,10 +10,38 @@ from crosstrain_torch.models.layers import Dropout, RMSNorm, project
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """RoPE on (B, T, heads, head_dim): neighbouring elements turn together; cos, sin: (T, head_dim / 2)."""
+    """RoPE on (B, T, heads, head_dim): neighbouring elements turn together; cos, sin: (..., T, head_dim / 2)."""
     even, odd = x.to(cos.dtype).unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = cos[:, None, :], sin[:, None, :]
+    cos, sin = cos[..., None, :], sin[..., None, :]
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+
+
+def positions_in(segments: torch.Tensor) -> torch.Tensor:
+    """Place of each token in its segment, from 0; segments, (B, T), are runs of one number."""
+    places = torch.arange(segments.shape[1], device=segments.device)
+    starts = torch.where(segments != segments.roll(1, dims=1), places, 0)
+    return places - starts.cummax(dim=1).values
+
+
+def causal_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: torch.Tensor | None = None
+) -> torch.Tensor:
+    """softmax(q k^T / sqrt(head_dim)) v over earlier positions; (B, T, heads, head_dim), fewer heads in k and v.
+
+    With segments, (B, T), a position sees only those of its own.
+    """
+    mask = None
+    if segments is not None:
+        mask = (segments[:, None, :, None] == segments[:, None, None, :]).tril()
+    out = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=mask is None,
+        enable_gqa=k.shape[2] != q.shape[2],
+    )
+    return out.transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -28,22 +56,16 @@ class Attention(nn.Module):
         self.wv = nn.Linear(config.dim, kv_dim, bias=False)
         self.wo = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, segments: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """(B, T, dim) -> (B, T, dim)."""
-        c = self.config
         # As many heads as are here: tensor parallelism splits them.
-        heads = (-1, c.head_dim)
+        heads = (-1, self.config.head_dim)
         q = rotate(self.wq(x).unflatten(-1, heads), cos, sin)
         k = rotate(self.wk(x).unflatten(-1, heads), cos, sin)
         v = self.wv(x).unflatten(-1, heads)
-        out = F.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            is_causal=True,
-            enable_gqa=c.kv_heads != c.n_heads,
-        )
-        return self.wo(out.transpose(1, 2).flatten(-2))
+        return self.wo(causal_attention(q, k, v, segments).flatten(-2))
 
 
 class FeedForward(nn.Module):
@@ -72,9 +94,11 @@ class Block(nn.Module):
         self.attention_dropout = Dropout(config.dropout, f"{prefix}.attention_dropout")
         self.ffn_dropout = Dropout(config.dropout, f"{prefix}.ffn_dropout")
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, segments: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """(B, T, dim) -> (B, T, dim)."""
-        x = x + self.attention_dropout(self.attention(self.attention_norm(x), cos, sin))
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), cos, sin, segments))
         return x + self.ffn_dropout(self.feed_forward(self.ffn_norm(x)))
 
 
@@ -95,14 +119,28 @@ class GPT(nn.Module):
         self.register_buffer("rope_cos", angles.cos(), persistent=False)
         self.register_buffer("rope_sin", angles.sin(), persistent=False)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, T), integer -> logits (B, T, vocab_size)."""
+    def forward(self, tokens: torch.Tensor, segments: torch.Tensor | None = None) -> torch.Tensor:
+        """Tokens (B, T), integer -> logits (B, T, vocab_size).
+
+        Args:
+            tokens: ids.
+            segments: integer, (B, T), such as `pack` gives: a run of one number is a document, whose tokens see no
+                other document and count their positions from 0. None: a row is one document.
+
+        Raises:
+            ModelError: tokens or segments of another type or shape, or longer than `max_seq_len`.
+        """
         require_integer("tokens", tokens, tokens.is_floating_point())
         require_shape("tokens", tokens, ("B", "T"))
         require_length(tokens, self.config.max_seq_len)
         cos, sin = self.rope_cos[: tokens.shape[1]], self.rope_sin[: tokens.shape[1]]
+        if segments is not None:
+            require_integer("segments", segments, segments.is_floating_point())
+            require_shape("segments", segments, tuple(tokens.shape))
+            places = positions_in(segments)
+            cos, sin = cos[places], sin[places]
         x = self.dropout(self.tok_embeddings(tokens))
         for layer in self.layers:
-            x = layer(x, cos, sin)
+            x = layer(x, cos, sin, segments)
         x = self.norm(x)
         return project(x, self.tok_embeddings.weight) if self.output is None else self.output(x)

@@ -1,0 +1,100 @@
+"""Transforms on the devices: the batch is copied as it is in the source, with the numbers that decide each transform.
+
+The numbers are drawn on the host (see `pixels`), a few per example; the examples' partners come along as they are in
+the source. A `Chain` then changes the pixels: a pure function of arrays, which engines may compile.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from crosstrain.data.pixels import Images, ImageTransform, MixingTransform, Pixels, dtype_name
+from crosstrain.data.sources import Arrays
+from crosstrain.data.transform import Context, TransformLike, compose, images_of
+from crosstrain.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The transforms of one epoch, one after the other; equal chains are the same function.
+
+    Attributes:
+        parts: in order.
+        float_dtype: the type that floating images leave in.
+    """
+
+    parts: tuple[ImageTransform, ...]
+    float_dtype: str
+
+    def run(self, ops: Pixels, fields: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch with its images changed.
+
+        Args:
+            ops: of the engine.
+            fields: arrays of shape (B, ...).
+            drawn: what `DeviceTransform.draw` gave, on the device.
+        """
+        changed = dict(fields)
+        for field in dict.fromkeys(part.field for part in self.parts):
+            images = self._run(ops, fields[field], drawn, "", field, len(self.parts))
+            changed[field] = ops.cast(images, self.float_dtype) if np.dtype(dtype_name(images)).kind == "f" else images
+        return changed
+
+    def _run(self, ops: Pixels, images: Any, drawn: Mapping[str, Any], at: str, field: str, count: int) -> Any:
+        """The first `count` transforms, those of one field; `at` names the examples' place in the tree of partners."""
+        for index, part in enumerate(self.parts[:count]):
+            if part.field != field:
+                continue
+            here, others = f"{at}{index}/", None
+            if isinstance(part, MixingTransform):
+                others = self._run(ops, drawn[f"{here}partner"], drawn, here, field, index)
+            own = {name.removeprefix(here): values for name, values in drawn.items() if name.startswith(here)}
+            images = part.pixels(ops, images, own, others)
+        return images
+
+
+class DeviceTransform:
+    """A transform that runs on the devices: what the host does for it, and the chain that they run."""
+
+    def __init__(self, transform: TransformLike) -> None:
+        self._parts: list[tuple[ImageTransform, str]] = []
+        for part, stream in compose(transform).streams:
+            if not isinstance(part, ImageTransform):
+                raise DataError(
+                    f"transform_on='device' must be given with transforms of images, got {part.name}, which is Python "
+                    "for the host. Use transform_on='host', or do it in the source."
+                )
+            self._parts.append((part, stream))
+
+    def chain(self, epoch: int, float_dtype: str) -> Chain:
+        """The transforms as they are in this epoch."""
+        return Chain(tuple(part.at(epoch) for part, _ in self._parts), float_dtype)
+
+    def draw(self, fields: Arrays, context: Context) -> tuple[Arrays, Arrays]:
+        """The batch with its labels as they will be and its images as they are, and what decides the transforms.
+
+        Raises:
+            DataError: images or labels that a transform cannot take.
+        """
+        return self._draw(fields, context, "", len(self._parts))
+
+    def _draw(self, fields: Arrays, context: Context, at: str, count: int) -> tuple[Arrays, Arrays]:
+        looks: dict[str, Images] = {}
+        drawn: Arrays = {}
+        for index, (each, stream) in enumerate(self._parts[:count]):
+            part, here = each.at(context.epoch), f"{at}{index}/"
+            if part.field not in looks:
+                images = images_of(fields, part.field, part.name)
+                looks[part.field] = Images(images.shape, images.dtype, on_device=True)
+            own = replace(context, stream=stream)
+            numbers = part.draw(looks[part.field], own)
+            looks[part.field] = part.after(looks[part.field])
+            drawn |= {f"{here}{name}": values for name, values in numbers.items()}
+            if isinstance(part, MixingTransform):
+                rows, partners = own.partner_rows(), own.partners()
+                _, theirs = self._draw(partners, replace(context, examples=rows), here, index)
+                drawn |= {f"{here}partner": partners[part.field], **theirs}
+                fields = part.labels(fields, partners, numbers)
+        return fields, drawn

@@ -1,0 +1,37 @@
+"""A user's own model in flax: native layers, names of its own."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.norm = nnx.LayerNorm(16, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+        self.up = nnx.Linear(16, 24, rngs=rngs)
+        self.down = nnx.Linear(24, 16, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x + self.down(partial(jax.nn.gelu, approximate=False)(self.up(self.norm(x))))
+
+
+class Tagger(nnx.Module):
+    """Tokens (B, T) -> logits (B, T, 32). No axis of a mesh divides `scale`."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.embed = nnx.Embed(32, 16, rngs=rngs)
+        self.blocks = nnx.List([Block(rngs) for _ in range(2)])
+        self.head = nnx.Linear(16, 32, rngs=rngs)
+        self.scale = nnx.Param(jnp.ones(()))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x) * self.scale.get_value()
+
+
+def make() -> nnx.Module:
+    return Tagger(nnx.Rngs(0))
