@@ -1,11 +1,14 @@
 """Plans of rates against the formulas of fastai, in plain numbers."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
 import crosstrain as ct
+from crosstrain.checkpoint.specs import describe, rebuild
+from crosstrain.optim import OptimizerSpec
 from crosstrain.schedules import Override
 from crosstrain.training.plans import Cycle, cut, fine_tune_plan, flat_cos_plan, layer_rates, one_cycle_plan
 
@@ -96,6 +99,14 @@ def test_every_form_cycles_the_momentum_against_the_rate(form: str):
     assert momenta[0] == pytest.approx(0.95)
     assert momenta.min() == pytest.approx(0.85, abs=1e-3)
     assert (np.diff(momenta) * np.diff(rates) <= 1e-12).all()
+
+
+@pytest.mark.parametrize("form", ["fastai", "torch", "smith"])
+def test_a_plan_is_rebuilt_from_what_a_checkpoint_says_of_it(form: str):
+    tuned = fine_tune_plan(ct.adamw(1.0), 2e-3, LAYERS, 0, (4, 4), lr_mult=100.0, pct_start=0.3, div=5.0)
+    plan = one_cycle_plan(tuned, slice(1e-4, 0.3), Cycle(form=form), LAYERS, 8, 101)
+    written = json.loads(json.dumps(describe(plan)))
+    assert rebuild("the optimizer", written, OptimizerSpec) == plan
 
 
 def test_smith_in_his_own_numbers():
