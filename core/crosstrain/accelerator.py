@@ -5,6 +5,8 @@ in core; the engines implement the abstract methods.
 """
 
 # mypy: disable-error-code="empty-body"
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -113,7 +115,7 @@ class Accelerator(Inspection, HandOver, Meshes, Processes):
 
         Args:
             model: a `flax.nnx.Module` on JAX, a `torch.nn.Module` on torch. JAX copies its arrays; torch trains
-                the module itself.
+                the module itself. Or a function that makes one: then it is never whole on a device.
             optimizer: None for a state that is only evaluated.
             average: `ct.ema(...)` or `ct.swa(...)`: an average of the weights that every step updates.
 
@@ -121,6 +123,8 @@ class Accelerator(Inspection, HandOver, Meshes, Processes):
             ModelError: the model belongs to another framework.
             ConfigError: `optimizer` is not an `OptimizerSpec`.
         """
+        if inspect.isroutine(model) or isinstance(model, functools.partial):
+            model = self._make_model(model)
         if not self._is_native_model(model):
             backends.raise_wrong_model(model, self.backend, self._native_model)
         if optimizer is not None and not isinstance(optimizer, OptimizerSpec):
@@ -289,3 +293,7 @@ class Accelerator(Inspection, HandOver, Meshes, Processes):
 
     @abstractmethod
     def _is_native_model(self, model: Any) -> bool: ...
+
+    def _make_model(self, make: Callable[[], Any]) -> Any:
+        """What `make` returns, where the engine can with no memory for its parameters yet."""
+        return make()

@@ -140,5 +140,9 @@ class TorchAccelerator(Accelerator):
     def _config_of(self, model: nn.Module) -> ModelConfig | None:
         return models.config_of(model)
 
+    def _make_model(self, make: Callable[[], Any]) -> Any:
+        with torch.device("meta"):
+            return make()
+
     def _is_native_model(self, model: Any) -> bool:
         return isinstance(model, nn.Module)

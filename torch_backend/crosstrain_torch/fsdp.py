@@ -15,8 +15,8 @@ _AXIS = "fsdp"
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
-def shard(model: nn.Module, plan: ShardingPlan, mesh: Mesh, precision: Precision) -> frozenset[nn.Parameter]:
-    """Shards a model in place, and returns the parameters that FSDP gathers and reduces.
+def shard(model: nn.Module, plan: ShardingPlan, mesh: Mesh, precision: Precision) -> list[str]:
+    """Shards a model in place, and returns the names of the parameters that FSDP gathers and reduces.
 
     Parameters that the plan keeps whole are left alone. Gradients are sums over the processes, not means.
     """
@@ -25,7 +25,7 @@ def shard(model: nn.Module, plan: ShardingPlan, mesh: Mesh, precision: Precision
     whole = {param for param, dimension in dimensions.items() if dimension is None}
     native = mesh.along("data", _AXIS)
     if native is None or mesh.sizes[_AXIS] == 1 or len(whole) == len(params):
-        return frozenset()
+        return []
     for unit in _units(model, whole, precision):
         fully_shard(
             unit,
@@ -37,7 +37,7 @@ def shard(model: nn.Module, plan: ShardingPlan, mesh: Mesh, precision: Precision
     for module in fsdp_modules(model):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-    return frozenset(param for param in naming.parameters(model).values() if param not in whole)
+    return [name for name, param in plan.params.items() if param.dimension(_AXIS) is not None]
 
 
 def fsdp_modules(model: nn.Module) -> list[FSDPModule]:
