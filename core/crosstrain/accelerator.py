@@ -100,11 +100,13 @@ class Accelerator(Inspection, HandOver, Meshes, Processes):
         self._open(platform)
         self.mesh_sizes = self._fit_mesh(mesh or MeshSpec())
         self.sharding = sharding or ShardingRules()
-        self._build_mesh()
         self.debug = debug
         same = {"precision": self.precision, "mesh": self.mesh_sizes, "seed": seed, "nan_policy": nan_policy}
         same["sharding"] = self.sharding
+        # Before the mesh is built, for which processes of other meshes would wait for each other.
         self._meet({"backend": self.backend, **same, "debug": debug})
+        self._build_mesh()
+        self._share_parts(self._batch_part[0])
 
     # What a training script calls.
 

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from crosstrain.data.loader import WEIGHT
+from crosstrain.errors import LossError
 from crosstrain.precision import Precision
 from crosstrain.step import LossFn
 from crosstrain_torch.ops import TorchOps
@@ -51,7 +52,8 @@ def call(
         batch = compute_batch(batch, precision)
     # What FSDP gathers cannot be substituted: then the averages take the place of the weights in memory.
     swapped = averaged and state.gathered
-    with state.with_averages() if swapped else contextlib.nullcontext(), _standing_still(others):
+    swap = state.with_averages() if swapped else contextlib.nullcontext()
+    with swap, _standing_still(others), _said_in_words():
         substituted: dict[str, torch.Tensor] = {}
         if averaged or casts(precision):
             averages = {} if swapped or not averaged else state.averages
@@ -69,6 +71,19 @@ def _frozen(other: TorchState, precision: Precision, prefix: str) -> dict[str, t
     params = compute_params(model, precision, prefix, skip=other.gathered)
     buffers = {f"{prefix}{name}": buffer.clone() for name, buffer in model.named_buffers(remove_duplicate=False)}
     return {name: tensor.detach() for name, tensor in params.items()} | buffers
+
+
+@contextlib.contextmanager
+def _said_in_words() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "mixed torch.Tensor and DTensor" not in str(error):
+            raise
+        raise LossError(
+            "a loss function must use parameters that are split over a mesh through the model's own call, got one "
+            "that reads them or calls a part of the model. Call model(...); for a penalty on weights use weight_decay."
+        ) from error
 
 
 @contextlib.contextmanager

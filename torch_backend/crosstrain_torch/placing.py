@@ -2,8 +2,10 @@
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from crosstrain.errors import ConfigError
 from crosstrain.precision import Precision
 from crosstrain.sharding import ShardingPlan
 from crosstrain_torch import fsdp, naming, tensor
@@ -19,8 +21,14 @@ def place(
     """Places a model, in place, and returns the parameters that FSDP gathers and reduces.
 
     Raises:
-        ConfigError: a layer that cannot be split as the plan says; nothing has been changed.
+        ConfigError: a layer that cannot be split as the plan says, or a model that is split already; nothing has been
+            changed.
     """
+    if any(isinstance(param, DTensor) for param in model.parameters()):
+        raise ConfigError(
+            f"a model must be prepared once where it is split over a mesh, got a {type(model).__name__} that is split "
+            "already. Build a second one, and load the first one's state.snapshot() into its state."
+        )
     tensor.styles(model, plan)
     blueprint = Blueprint(model)
     model.to(dtype=param_dtype(precision), device=None if blueprint.is_needed else device)
