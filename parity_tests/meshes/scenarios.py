@@ -18,6 +18,7 @@ from parity_tests.meshes import cases
 from parity_tests.meshes.worker import start
 
 CASE = cases.CASES["gpt"]
+FEW = 4  # steps
 BEFORE, AFTER = 2, 3
 
 
@@ -82,6 +83,16 @@ def held(backend: str, layout: cases.Layout) -> dict[str, np.ndarray]:
     return results
 
 
+def trained(backend: str, layout: cases.Layout) -> dict[str, np.ndarray]:
+    """The first steps of every model, by the name of the model."""
+    results: dict[str, np.ndarray] = {}
+    for case in cases.CASES.values():
+        if cases.runs(layout, case):
+            found = cases.run(cases.accelerator_for(backend, case, layout), case, "adamw", FEW)
+            results |= {f"{case.name}/{name}": values for name, values in found.items()}
+    return results
+
+
 def main(backend: str, folder: Path, devices: int, saved: Path, sources: list[str], names: list[str]) -> None:
     start(backend, devices)
     results: dict[str, np.ndarray] = {}
@@ -91,6 +102,7 @@ def main(backend: str, folder: Path, devices: int, saved: Path, sources: list[st
         for source in sources:
             for kind in ("native", "portable"):
                 found[f"{kind} from {source}|{layout.name}"] = go_on(backend, layout, saved / source, kind)
+        found[f"trained|{layout.name}"] = trained(backend, layout)
         found[f"by hand|{layout.name}"] = by_hand(backend, layout)
         found[f"adversarial|{layout.name}"] = layouts.train_adversarially(backend, layout.mesh)
         found[f"held|{layout.name}"] = held(backend, layout)

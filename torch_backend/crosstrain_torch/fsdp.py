@@ -1,5 +1,8 @@
 """Fully sharded parameters (FSDP2) from a sharding plan: block by block, then what is left."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
+
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard
@@ -51,10 +54,24 @@ def set_sync(model: nn.Module, sync: bool) -> None:
         model.set_requires_gradient_sync(sync)
 
 
-def reshard(model: nn.Module) -> None:
-    """Frees what a forward pass without a backward pass has gathered: after an update it would be out of date."""
-    for module in fsdp_modules(model):
-        module.reshard()
+@contextlib.contextmanager
+def gathered_no_longer(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Frees what the block has gathered, also by a pass that failed or had no backward pass.
+
+    FSDP would use it again in the next forward pass, and not see what has been written into the parameters since.
+    """
+    try:
+        yield
+    except BaseException:
+        for model in models:
+            if isinstance(model, FSDPModule):
+                model.reset_iter_state()
+                model.zero_grad(set_to_none=True)
+        raise
+    finally:
+        for model in models:
+            for module in fsdp_modules(model):
+                module.reshard()
 
 
 def _units(model: nn.Module, whole: set[nn.Parameter], precision: Precision) -> list[nn.Module]:

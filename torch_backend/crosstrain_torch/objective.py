@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
 
 from crosstrain.data.loader import WEIGHT
 from crosstrain.errors import LossError
@@ -61,9 +63,12 @@ def call(
             substituted |= compute_params(state.model, precision, f"{prefix}model.", replaced, skip=state.gathered)
         for index, other in enumerate(others):
             substituted |= _frozen(other, precision, f"{prefix}others.{index}.")
-        if not substituted:
-            return objective(batch)
-        return functional_call(objective, substituted, (batch,), tie_weights=False)
+        result = (
+            functional_call(objective, substituted, (batch,), tie_weights=False) if substituted else objective(batch)
+        )
+        if state.shards.split and any(isinstance(leaf, DTensor) for leaf in tree_leaves(result)):
+            raise _split_parameters()
+        return result
 
 
 def _frozen(other: TorchState, precision: Precision, prefix: str) -> dict[str, torch.Tensor]:
@@ -80,10 +85,14 @@ def _said_in_words() -> Iterator[None]:
     except RuntimeError as error:
         if "mixed torch.Tensor and DTensor" not in str(error):
             raise
-        raise LossError(
-            "a loss function must use parameters that are split over a mesh through the model's own call, got one "
-            "that reads them or calls a part of the model. Call model(...); for a penalty on weights use weight_decay."
-        ) from error
+        raise _split_parameters() from error
+
+
+def _split_parameters() -> LossError:
+    return LossError(
+        "a loss function must use parameters that are split over a mesh through the model's own call, got one that "
+        "reads them or calls a part of the model. Call model(...); for a penalty on weights use weight_decay."
+    )
 
 
 @contextlib.contextmanager
