@@ -15,28 +15,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from parity_tests import layouts
 from parity_tests.meshes import cases, own_torch
+from parity_tests.meshes.odd_torch import Tied, odd
 
 import crosstrain as ct
 
 MESHES = {"data": ct.MeshSpec(), "fsdp": ct.MeshSpec(fsdp=-1, data=1), "tensor": ct.MeshSpec(tensor=-1, data=1)}
-
-
-class Tied(nn.Module):
-    """Tokens (B, 8) -> logits (B, 8, 32), one weight for both ends."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(32, 16)
-        self.blocks = nn.ModuleList(own_torch.Block() for _ in range(2))
-        self.norm = nn.BatchNorm1d(8)
-        self.head = nn.Linear(16, 32, bias=False)
-        self.head.weight = self.embed.weight
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        x = self.embed(tokens)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x))
 
 
 def started(mesh: ct.MeshSpec) -> dict[str, np.ndarray]:
@@ -149,6 +132,9 @@ def main(folder: str) -> None:
     results = {f"{name}/started": started(mesh) for name, mesh in MESHES.items()}
     results |= {f"{name}/paired": paired(mesh) for name, mesh in MESHES.items()}
     results |= {f"{name}/low": low_precision(mesh) for name, mesh in MESHES.items() if name != "tensor"}
+    results |= {
+        f"{name}/odd {size}": odd(MESHES[name], size) for name in ("fsdp", "tensor") for size in (0, 100, 10**6)
+    }
     results |= {"refused": refused(), "recovered": recovered(), "gathered": gathered()}
     index = ct.Accelerator("torch").process_index
     layouts.leave(Path(folder), index, {f"{key}|{n}": v for key, found in results.items() for n, v in found.items()})

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from parity_tests import layouts
-from parity_tests.meshes import own_torch
+from parity_tests.meshes import cases, own_torch
+from parity_tests.meshes.odd_torch import odd
 from torch import nn
 from torch.distributed.tensor import Replicate, Shard
 
@@ -133,6 +134,15 @@ def test_a_model_made_by_a_function_is_the_one_made_whole(processes: list, mesh:
         assert all(np.array_equal(each, part(processes[0], f"data/{kind}|whole/")[n]) for n, each in whole.items()) or (
             kind == "started"
         )
+
+
+@pytest.mark.parametrize("min_size", [0, 100, 10**6])
+@pytest.mark.parametrize("mesh", ["fsdp", "tensor"])
+def test_shared_reused_unused_and_frozen_weights(processes: list, mesh: str, min_size: int) -> None:
+    """Accumulated over micro-batches and clipped, with some or all parameters whole."""
+    expected = odd(ct.MeshSpec())
+    for results in processes:
+        assert cases.worst(part(results, f"{mesh}/odd {min_size}|"), expected)[0] < 1e-12
 
 
 def test_fsdp_computes_in_bfloat16_what_ddp_computes(processes: list) -> None:
