@@ -60,17 +60,17 @@ def gathered_no_longer(models: Sequence[nn.Module]) -> Iterator[None]:
 
     FSDP would use it again in the next forward pass, and not see what has been written into the parameters since.
     """
+    roots = [model for model in models if isinstance(model, FSDPModule)]
     try:
         yield
     except BaseException:
-        for model in models:
-            if isinstance(model, FSDPModule):
-                model.reset_iter_state()
-                model.zero_grad(set_to_none=True)
+        for root in roots:
+            root.reset_iter_state()
+            root.zero_grad(set_to_none=True)
         raise
     finally:
-        for model in models:
-            for module in fsdp_modules(model):
+        for root in roots:
+            for module in fsdp_modules(root):
                 module.reshard()
 
 

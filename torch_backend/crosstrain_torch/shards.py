@@ -57,6 +57,8 @@ class Shards:
         self.native = dict(params)
         self.local = {name: _local_parameter(param) for name, param in params.items()}
         self._world = world
+        pairs = [(param, self.local[name]) for name, param in params.items()]
+        self._apart = [(native, mine) for native, mine in pairs if native is not mine]
         self._owner = {self.local[name]: param for name, param in params.items()}
         processes = 1 if world is None else dist.get_world_size(world)
         self._copies = {self.local[name]: processes / _parts(param) for name, param in params.items()}
@@ -88,12 +90,11 @@ class Shards:
 
     def collect_gradients(self) -> None:
         """Moves gradients from the module's parameters to the local ones."""
-        for name, native in self.native.items():
-            if (mine := self.local[name]) is not native:
-                grad, native.grad = native.grad, None
-                if isinstance(grad, DTensor) and grad.placements != native.placements:
-                    grad = grad.redistribute(placements=native.placements)
-                mine.grad = None if grad is None else local(grad)
+        for native, mine in self._apart:
+            grad, native.grad = native.grad, None
+            if isinstance(grad, DTensor) and grad.placements != native.placements:
+                grad = grad.redistribute(placements=native.placements)
+            mine.grad = None if grad is None else local(grad)
 
 
 class Learning:
