@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
 Tensors = list[torch.Tensor]
 
@@ -39,10 +40,10 @@ def wrap(values: torch.Tensor, like: torch.Tensor, mean_over: int | None = None)
         gone = mean_over % like.ndim
         shape[gone] = 1
         placements = [Replicate() if isinstance(place, Shard) and place.dim == gone else place for place in placements]
-    stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(
-        values, like.device_mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
-    )
+    outline = torch.empty(shape, dtype=values.dtype, device="meta")
+    meta = TensorMeta(outline.shape, outline.stride(), outline.dtype)
+    # Not from_local, which moves values to the devices of the mesh: a checkpoint's copies stay on the host.
+    return DTensor(values, DTensorSpec(like.device_mesh, tuple(placements), tensor_meta=meta), requires_grad=False)
 
 
 class Shards:
