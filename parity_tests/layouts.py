@@ -90,9 +90,9 @@ def reconstruction_loss(generator: Any, batch: Any, ops: ct.Ops) -> Any:
     return ops.mse(generator(batch["noise"]), batch["image"].reshape(-1, 64))
 
 
-def train_adversarially(backend: str) -> dict[str, np.ndarray]:
+def train_adversarially(backend: str, mesh: ct.MeshSpec | None = None) -> dict[str, np.ndarray]:
     """Two states whose steps take turns, several steps on each of them, and a restart from snapshots in the middle."""
-    accelerator = ct.Accelerator(backend, precision="fp64")
+    accelerator = ct.Accelerator(backend, precision="fp64", mesh=mesh)
     generator, discriminator = _players(accelerator)
     judge = accelerator.value_and_grad(discriminator_loss)
     draw = accelerator.train_step(generator_loss, accumulate_steps=2, clip_norm=0.1)

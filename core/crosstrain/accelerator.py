@@ -5,6 +5,8 @@ in core; the engines implement the abstract methods.
 """
 
 # mypy: disable-error-code="empty-body"
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -98,11 +100,13 @@ class Accelerator(Inspection, HandOver, Meshes, Processes):
         self._open(platform)
         self.mesh_sizes = self._fit_mesh(mesh or MeshSpec())
         self.sharding = sharding or ShardingRules()
-        self._build_mesh()
         self.debug = debug
         same = {"precision": self.precision, "mesh": self.mesh_sizes, "seed": seed, "nan_policy": nan_policy}
         same["sharding"] = self.sharding
+        # Before the mesh is built, for which processes of other meshes would wait for each other.
         self._meet({"backend": self.backend, **same, "debug": debug})
+        self._build_mesh()
+        self._share_parts(self._batch_part[0])
 
     # What a training script calls.
 
@@ -113,7 +117,7 @@ class Accelerator(Inspection, HandOver, Meshes, Processes):
 
         Args:
             model: a `flax.nnx.Module` on JAX, a `torch.nn.Module` on torch. JAX copies its arrays; torch trains
-                the module itself.
+                the module itself. Or a function that makes one: then it is never whole on a device.
             optimizer: None for a state that is only evaluated.
             average: `ct.ema(...)` or `ct.swa(...)`: an average of the weights that every step updates.
 
@@ -121,6 +125,8 @@ class Accelerator(Inspection, HandOver, Meshes, Processes):
             ModelError: the model belongs to another framework.
             ConfigError: `optimizer` is not an `OptimizerSpec`.
         """
+        if inspect.isroutine(model) or isinstance(model, functools.partial):
+            model = self._make_model(model)
         if not self._is_native_model(model):
             backends.raise_wrong_model(model, self.backend, self._native_model)
         if optimizer is not None and not isinstance(optimizer, OptimizerSpec):
@@ -289,3 +295,7 @@ class Accelerator(Inspection, HandOver, Meshes, Processes):
 
     @abstractmethod
     def _is_native_model(self, model: Any) -> bool: ...
+
+    def _make_model(self, make: Callable[[], Any]) -> Any:
+        """What `make` returns, where the engine can with no memory for its parameters yet."""
+        return make()

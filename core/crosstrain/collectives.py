@@ -40,6 +40,7 @@ class Collectives(abc.ABC):
     process_index: int
     process_count: int
     _array_type: type
+    _part_owners: list[int]  # for each part of a batch, in their order, the first process that loads it
 
     def gather(self, tree: Any) -> Any:
         """The rows of all processes, in their order, as NumPy arrays on every process.
@@ -57,6 +58,8 @@ class Collectives(abc.ABC):
     def gather_for_metrics(self, tree: Any, batch: Mapping[str, Any]) -> Any:
         """`gather` of values per example, without the examples that pad the last batch: 99 of 100 padded ones.
 
+        Examples that several processes have, such as those of one `tensor` group, are given once.
+
         Args:
             tree: leaves with one row for each of this process's examples (or, on JAX, of the global batch).
             batch: the batch of the loader that the values belong to. Examples of weight 0 are left out, as in
@@ -67,8 +70,8 @@ class Collectives(abc.ABC):
             DataError: as `gather`, or a leaf that has another number of rows than the batch.
         """
         if WEIGHT not in batch:
-            return self.gather(tree)
-        values, weights = self.gather((tree, batch[WEIGHT]))
+            return self._gather_parts(tree)
+        values, weights = self._gather_parts((tree, batch[WEIGHT]))
         found = trees.leaves(values)
         for path, rows in found:
             if len(rows) != len(weights):
@@ -78,6 +81,10 @@ class Collectives(abc.ABC):
                 )
         kept = (drop_padding({path: rows, WEIGHT: weights}, WEIGHT)[path] for path, rows in found)
         return trees.rebuild(values, kept)
+
+    def _gather_parts(self, tree: Any) -> Any:
+        first = self._part_owners
+        return self._combine("gather", tree, lambda rows: rows[first], end_to_end, whole=("replicated", "sharded"))
 
     def reduce(self, tree: Any, reduction: Reduction = "sum") -> Any:
         """Elementwise over the processes. Floats are added in float64 in the order of the processes and rounded once.

@@ -146,6 +146,11 @@ class Processes(Collectives):
                 said = ", ".join(f"{name}={value} on process {index}" for index, value in enumerate(values))
                 raise ConfigError(f"{name} must be the same on every process, got {said}.")
 
+    def _share_parts(self, part: int) -> None:
+        """Tells the others which part of a batch this process loads."""
+        loaded = self._objects(Call("Accelerator"), part)
+        self._part_owners = [loaded.index(each) for each in sorted(set(loaded))]
+
     @contextlib.contextmanager
     def _first(self, first: bool, operation: str) -> Iterator[None]:
         if not first:

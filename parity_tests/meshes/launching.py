@@ -10,7 +10,7 @@ import numpy as np
 from parity_tests import layouts
 from parity_tests.meshes import cases
 
-WORKER = Path(__file__).parent / "worker.py"
+ROOT = Path(__file__).parents[2]
 Results = dict[str, dict[str, np.ndarray]]
 """LAYOUT:CASE:OPTIMIZER:STEPS -> name -> array."""
 
@@ -30,21 +30,20 @@ def launch(backend: str, folder: Path, devices: int, runs: Sequence[str], timeou
     Raises:
         AssertionError: a process failed; has its output.
     """
-    worker = [str(WORKER), backend, str(folder), str(devices), *runs]
     processes = devices if backend == "torch" else 1
-    start(worker, processes, timeout_s)
+    start("worker", [backend, str(folder), str(devices), *runs], processes, timeout_s)
     return [_by_run(layouts.read(folder, index)) for index in range(processes)]
 
 
-def start(worker: Sequence[str], processes: int, timeout_s: float = 600) -> None:
-    """Runs a script in one process, or in several that torchrun starts.
+def start(module: str, arguments: Sequence[str], processes: int, timeout_s: float = 600) -> None:
+    """Runs a module of this package in one process, or in several that torchrun starts.
 
     Raises:
         AssertionError: a process failed; has its output.
     """
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launcher, *worker]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", f"{__package__}.{module}", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, cwd=ROOT)
     assert result.returncode == 0, result.stdout + result.stderr
 
 

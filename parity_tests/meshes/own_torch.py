@@ -1,8 +1,12 @@
-"""A user's own model in torch: native layers, names of its own."""
+"""A user's own model in torch, native layers under names of its own, and what a process holds of a state."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from crosstrain_torch.shards import local
 
 
 class Block(nn.Module):
@@ -35,3 +39,9 @@ class Tagger(nn.Module):
 
 def make() -> nn.Module:
     return Tagger()
+
+
+def held(state: Any) -> dict[str, tuple[int, ...]]:
+    """`params/NAME`, `averages/NAME` and `moments/SLOT/NAME` -> the shape that this process holds."""
+    _, steady = state.tensors()
+    return {name: tuple(local(tensor).shape) for name, tensor in steady.items()}

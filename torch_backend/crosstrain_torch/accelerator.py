@@ -13,6 +13,7 @@ from torch import nn
 
 from crosstrain.accelerator import Accelerator, Platform
 from crosstrain.checkpoint import Writer
+from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
@@ -48,6 +49,11 @@ class TorchAccelerator(Accelerator):
 
     def probe_step(self, loss_fn: LossFn) -> Callable[..., Probe]:
         """See `crosstrain.Accelerator`."""
+        if self.mesh_sizes["tensor"] > 1:
+            raise ConfigError(
+                f"probe_step must see whole activations, got tensor={self.mesh_sizes['tensor']}, over which a process "
+                "has parts of them. Use tensor=1."
+            )
         return capture.probe_step(loss_fn, self._runtime, self.to_device)
 
     def module_settings(self, model: Any) -> dict[str, ModuleSettings]:
@@ -139,6 +145,10 @@ class TorchAccelerator(Accelerator):
 
     def _config_of(self, model: nn.Module) -> ModelConfig | None:
         return models.config_of(model)
+
+    def _make_model(self, make: Callable[[], Any]) -> Any:
+        with torch.device("meta"):
+            return make()
 
     def _is_native_model(self, model: Any) -> bool:
         return isinstance(model, nn.Module)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.tensor import DTensor
 
 from crosstrain_torch.shards import local, wrap
 from crosstrain_torch.state import TorchState
@@ -69,10 +70,15 @@ class TorchWriter:
 
     def _copy_of(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         old = self._copies.get(name)
-        if old is not None and (old.shape, old.dtype) == (tensor.shape, tensor.dtype):
+        if old is not None and _form(old) == _form(tensor):
             return old
         here = local(tensor)
         return wrap(torch.empty(here.shape, dtype=here.dtype, pin_memory=here.is_cuda), tensor)
+
+
+def _form(tensor: torch.Tensor) -> tuple[Any, ...]:
+    placements = tensor.placements if isinstance(tensor, DTensor) else None
+    return tensor.shape, local(tensor).shape, tensor.dtype, placements
 
 
 def read(state: TorchState, folder: Path, step: int, group: Any) -> None:

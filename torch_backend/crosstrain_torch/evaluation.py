@@ -27,11 +27,9 @@ def evaluation(states: tuple[TorchState, ...]) -> Iterator[None]:
     for state in states:
         state.model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), fsdp.gathered_no_longer([state.model for state in states]):
             yield
     finally:
-        for state in states:
-            fsdp.reshard(state.model)
         for module, mode in modes:
             module.training = mode
 

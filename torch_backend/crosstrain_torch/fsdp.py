@@ -1,5 +1,8 @@
 """Fully sharded parameters (FSDP2) from a sharding plan: block by block, then what is left."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
+
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard
@@ -15,8 +18,8 @@ _AXIS = "fsdp"
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
-def shard(model: nn.Module, plan: ShardingPlan, mesh: Mesh, precision: Precision) -> frozenset[nn.Parameter]:
-    """Shards a model in place, and returns the parameters that FSDP gathers and reduces.
+def shard(model: nn.Module, plan: ShardingPlan, mesh: Mesh, precision: Precision) -> list[str]:
+    """Shards a model in place, and returns the names of the parameters that FSDP gathers and reduces.
 
     Parameters that the plan keeps whole are left alone. Gradients are sums over the processes, not means.
     """
@@ -25,7 +28,7 @@ def shard(model: nn.Module, plan: ShardingPlan, mesh: Mesh, precision: Precision
     whole = {param for param, dimension in dimensions.items() if dimension is None}
     native = mesh.along("data", _AXIS)
     if native is None or mesh.sizes[_AXIS] == 1 or len(whole) == len(params):
-        return frozenset()
+        return []
     for unit in _units(model, whole, precision):
         fully_shard(
             unit,
@@ -37,7 +40,7 @@ def shard(model: nn.Module, plan: ShardingPlan, mesh: Mesh, precision: Precision
     for module in fsdp_modules(model):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-    return frozenset(param for param in naming.parameters(model).values() if param not in whole)
+    return [name for name, param in plan.params.items() if param.dimension(_AXIS) is not None]
 
 
 def fsdp_modules(model: nn.Module) -> list[FSDPModule]:
@@ -51,10 +54,24 @@ def set_sync(model: nn.Module, sync: bool) -> None:
         model.set_requires_gradient_sync(sync)
 
 
-def reshard(model: nn.Module) -> None:
-    """Frees what a forward pass without a backward pass has gathered: after an update it would be out of date."""
-    for module in fsdp_modules(model):
-        module.reshard()
+@contextlib.contextmanager
+def gathered_no_longer(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Frees what the block has gathered, also by a pass that failed or had no backward pass.
+
+    FSDP would use it again in the next forward pass, and not see what has been written into the parameters since.
+    """
+    roots = [model for model in models if isinstance(model, FSDPModule)]
+    try:
+        yield
+    except BaseException:
+        for root in roots:
+            root.reset_iter_state()
+            root.zero_grad(set_to_none=True)
+        raise
+    finally:
+        for root in roots:
+            for module in fsdp_modules(root):
+                module.reshard()
 
 
 def _units(model: nn.Module, whole: set[nn.Parameter], precision: Precision) -> list[nn.Module]:

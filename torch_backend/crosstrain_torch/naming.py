@@ -44,3 +44,22 @@ def _role(owner: nn.Module, name: str) -> Role:
     if name == "bias":
         return "bias"
     return "embedding" if isinstance(owner, nn.Embedding) else "weight"
+
+
+_Place = tuple[nn.Module, str]
+
+
+def ties(model: nn.Module) -> list[tuple[_Place, list[_Place]]]:
+    """Where each parameter that stands in several places stands: its first, and the others."""
+    places: dict[int, list[_Place]] = {}
+    for module in model.modules():
+        for name, param in module.named_parameters(recurse=False):
+            places.setdefault(id(param), []).append((module, name))
+    return [(first, others) for first, *others in places.values() if others]
+
+
+def tie(tied: list[tuple[_Place, list[_Place]]]) -> None:
+    """Puts the parameter of the first place into the others again, after something has made new parameters."""
+    for (owner, name), others in tied:
+        for other, theirs in others:
+            other.register_parameter(theirs, owner.get_parameter(name))

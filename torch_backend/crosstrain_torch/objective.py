@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
 
 from crosstrain.data.loader import WEIGHT
+from crosstrain.errors import LossError
 from crosstrain.precision import Precision
 from crosstrain.step import LossFn
 from crosstrain_torch.ops import TorchOps
@@ -51,7 +54,8 @@ def call(
         batch = compute_batch(batch, precision)
     # What FSDP gathers cannot be substituted: then the averages take the place of the weights in memory.
     swapped = averaged and state.gathered
-    with state.with_averages() if swapped else contextlib.nullcontext(), _standing_still(others):
+    split = any(each.shards.split for each in (state, *others))
+    with _of_split_parameters(state, others, bool(swapped)) if split else contextlib.nullcontext():
         substituted: dict[str, torch.Tensor] = {}
         if averaged or casts(precision):
             averages = {} if swapped or not averaged else state.averages
@@ -60,8 +64,12 @@ def call(
         for index, other in enumerate(others):
             substituted |= _frozen(other, precision, f"{prefix}others.{index}.")
         if not substituted:
-            return objective(batch)
-        return functional_call(objective, substituted, (batch,), tie_weights=False)
+            result = objective(batch)
+        else:
+            result = functional_call(objective, substituted, (batch,), tie_weights=False)
+        if split and any(isinstance(leaf, DTensor) for leaf in tree_leaves(result)):
+            raise _split_parameters()
+        return result
 
 
 def _frozen(other: TorchState, precision: Precision, prefix: str) -> dict[str, torch.Tensor]:
@@ -72,12 +80,25 @@ def _frozen(other: TorchState, precision: Precision, prefix: str) -> dict[str, t
 
 
 @contextlib.contextmanager
-def _standing_still(others: tuple[TorchState, ...]) -> Iterator[None]:
+def _of_split_parameters(state: TorchState, others: tuple[TorchState, ...], swapped: bool) -> Iterator[None]:
+    """Parameters that FSDP gathers stand still in `others`; torch's error for those that are split is said in words."""
     gathered = [param for other in others for param in other.gathered if param.requires_grad]
     for param in gathered:
         param.requires_grad_(False)
     try:
-        yield
+        with state.with_averages() if swapped else contextlib.nullcontext():
+            yield
+    except RuntimeError as error:
+        if "mixed torch.Tensor and DTensor" not in str(error):
+            raise
+        raise _split_parameters() from error
     finally:
         for param in gathered:
             param.requires_grad_(True)
+
+
+def _split_parameters() -> LossError:
+    return LossError(
+        "a loss function must use parameters that are split over a mesh through the model's own call, got one that "
+        "reads them or calls a part of the model. Call model(...); for a penalty on weights use weight_decay."
+    )

@@ -2,11 +2,14 @@
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from crosstrain.errors import ConfigError
 from crosstrain.precision import Precision
 from crosstrain.sharding import ShardingPlan
-from crosstrain_torch import fsdp, tensor
+from crosstrain_torch import fsdp, naming, tensor
+from crosstrain_torch.materialise import Blueprint
 from crosstrain_torch.models.layers import BatchNorm, Dropout, synchronise
 from crosstrain_torch.precision import param_dtype
 from crosstrain_torch.sharding import Mesh
@@ -18,10 +21,17 @@ def place(
     """Places a model, in place, and returns the parameters that FSDP gathers and reduces.
 
     Raises:
-        ConfigError: a layer that cannot be split as the plan says; nothing has been changed.
+        ConfigError: a layer that cannot be split as the plan says, or a model that is split already; nothing has been
+            changed.
     """
+    if any(isinstance(param, DTensor) for param in model.parameters()):
+        raise ConfigError(
+            f"a model must be prepared once where it is split over a mesh, got a {type(model).__name__} that is split "
+            "already. Build a second one, and load the first one's state.snapshot() into its state."
+        )
     tensor.styles(model, plan)
-    model.to(device=device, dtype=param_dtype(precision))
+    blueprint = Blueprint(model)
+    model.to(dtype=param_dtype(precision), device=None if blueprint.is_needed else device)
     if plan.is_trivial and any(isinstance(module, nn.Conv2d) for module in model.modules()):
         model.to(memory_format=torch.channels_last)
     for module in model.modules():
@@ -34,7 +44,11 @@ def place(
     along = mesh.along("tensor")
     if along is not None:
         tensor.split(model, plan, along)
-    return fsdp.shard(model, plan, mesh, precision)
+    gathered = fsdp.shard(model, plan, mesh, precision)
+    if blueprint.is_needed:
+        blueprint.fill(device)
+    params = naming.parameters(model)
+    return frozenset(params[name] for name in gathered)
 
 
 def _is_synchronised(module: _BatchNorm, device: torch.device) -> bool:

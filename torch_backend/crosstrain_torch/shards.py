@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
 Tensors = list[torch.Tensor]
 
@@ -39,10 +40,10 @@ def wrap(values: torch.Tensor, like: torch.Tensor, mean_over: int | None = None)
         gone = mean_over % like.ndim
         shape[gone] = 1
         placements = [Replicate() if isinstance(place, Shard) and place.dim == gone else place for place in placements]
-    stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(
-        values, like.device_mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
-    )
+    outline = torch.empty(shape, dtype=values.dtype, device="meta")
+    meta = TensorMeta(outline.shape, outline.stride(), outline.dtype)
+    # Not from_local, which moves values to the devices of the mesh: a checkpoint's copies stay on the host.
+    return DTensor(values, DTensorSpec(like.device_mesh, tuple(placements), tensor_meta=meta), requires_grad=False)
 
 
 class Shards:
@@ -57,6 +58,8 @@ class Shards:
         self.native = dict(params)
         self.local = {name: _local_parameter(param) for name, param in params.items()}
         self._world = world
+        pairs = [(param, self.local[name]) for name, param in params.items()]
+        self._apart = [(native, mine) for native, mine in pairs if native is not mine]
         self._owner = {self.local[name]: param for name, param in params.items()}
         processes = 1 if world is None else dist.get_world_size(world)
         self._copies = {self.local[name]: processes / _parts(param) for name, param in params.items()}
@@ -88,12 +91,11 @@ class Shards:
 
     def collect_gradients(self) -> None:
         """Moves gradients from the module's parameters to the local ones."""
-        for name, native in self.native.items():
-            if (mine := self.local[name]) is not native:
-                grad, native.grad = native.grad, None
-                if isinstance(grad, DTensor) and grad.placements != native.placements:
-                    grad = grad.redistribute(placements=native.placements)
-                mine.grad = None if grad is None else local(grad)
+        for native, mine in self._apart:
+            grad, native.grad = native.grad, None
+            if isinstance(grad, DTensor) and grad.placements != native.placements:
+                grad = grad.redistribute(placements=native.placements)
+            mine.grad = None if grad is None else local(grad)
 
 
 class Learning:

@@ -87,15 +87,14 @@ class Gradient:
         """Gradients of sum / weight over the global batch; returns the global sums and weights."""
         state.learning.hold(state.frozen)
         objective = self._objective(state, others)
-        if self._count == 1 and self._runtime.group is None:
+        with fsdp.gathered_no_longer([each.model for each in (state, *others)]):
+            if self._count > 1 or self._runtime.group is not None:
+                return self._accumulate(objective, state, batch, others)
             outputs = self._forward(objective, state, batch, others, self._rows(batch))
             loss = outputs["loss"]
             (loss.sum / loss.weight).backward()
             state.collect_gradients()
-            outputs = _detach(outputs)
-        else:
-            outputs = self._accumulate(objective, state, batch, others)
-        return outputs
+            return _detach(outputs)
 
     def _accumulate(
         self, objective: nn.Module, state: TorchState, batch: Batch, others: tuple[TorchState, ...]

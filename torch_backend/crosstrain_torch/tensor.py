@@ -44,11 +44,9 @@ def styles(model: nn.Module, plan: ShardingPlan) -> dict[str, ParallelStyle]:
 
 def split(model: nn.Module, plan: ShardingPlan, mesh: DeviceMesh) -> None:
     """Makes the layers that the plan splits tensor-parallel, in place; tied parameters stay one."""
-    ties = _ties(model)
+    tied = naming.ties(model)
     parallelize_module(model, mesh, styles(model, plan), src_data_rank=None)
-    for (owner, name), others in ties:
-        for other, theirs in others:
-            other.register_parameter(theirs, owner.get_parameter(name))
+    naming.tie(tied)
 
 
 def _layers(model: nn.Module, plan: ShardingPlan) -> Iterator[_Layer]:
@@ -117,15 +115,3 @@ def _style(layer: _Layer, handed_on: set[str]) -> ParallelStyle:
     if layer.kind == "columns":
         return ColwiseParallel(output_layouts=Shard(-1) if layer.path in handed_on else Replicate())
     return RowwiseParallel(input_layouts=Shard(-1) if layer.path in handed_on else Replicate())
-
-
-_Place = tuple[nn.Module, str]
-
-
-def _ties(model: nn.Module) -> list[tuple[_Place, list[_Place]]]:
-    """Where each parameter that stands in several places stands: its first, and the others."""
-    places: dict[int, list[_Place]] = {}
-    for module in model.modules():
-        for name, param in module.named_parameters(recurse=False):
-            places.setdefault(id(param), []).append((module, name))
-    return [(first, others) for first, *others in places.values() if others]

@@ -1,5 +1,6 @@
 """Paired models: one config, one list of canonical parameters, a native module on each engine."""
 
+from functools import partial
 from typing import Any
 
 from crosstrain.accelerator import Accelerator
@@ -8,6 +9,7 @@ from crosstrain.models.gpt import GPTConfig
 from crosstrain.models.mlp import MLPConfig
 from crosstrain.models.resnet9 import ResNet9Config
 from crosstrain.models.spec import ModelConfig, ParamSpec
+from crosstrain.snapshot import LazyArrays
 
 CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in (MLPConfig, ResNet9Config, GPTConfig)}
 
@@ -32,7 +34,11 @@ def build(name: str, config: ModelConfig | None, accelerator: Accelerator, *, se
     config = CONFIGS[name]() if config is None else config
     if type(config) is not CONFIGS[name]:
         raise ConfigError(f"config must be a {CONFIGS[name].__name__} for model {name!r}, got {type(config).__name__}.")
-    weights = config.initial_weights(accelerator.seed if seed is None else seed)
+    key = accelerator.seed if seed is None else seed
+    # Each is made when it is asked for: a model need not fit into host memory.
+    weights = LazyArrays(
+        {name: (spec.shape, partial(spec.init, key, name, spec.shape)) for name, spec in config.parameters().items()}
+    )
     return accelerator._build_model(config, weights)
 
 

@@ -17,8 +17,14 @@ MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "resnet9": ResNet9, "
 
 
 def build(config: ModelConfig, weights: Mapping[str, np.ndarray], dtype: torch.dtype) -> nn.Module:
-    """The module of `config` with `weights` (canonical names and layout), in `dtype`."""
+    """The module of `config` with `weights` (canonical names and layout), in `dtype`.
+
+    On the meta device it keeps `weights` for the time when it is known which part of them a process holds.
+    """
     model = MODELS[config.kind](config).to(dtype)
+    if any(param.is_meta for param in model.parameters()):
+        model.__dict__["initial_weights"] = weights
+        return model
     with torch.no_grad():
         for name, param in naming.parameters(model).items():
             param.copy_(torch.from_numpy(weights[name]))

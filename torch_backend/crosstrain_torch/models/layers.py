@@ -28,13 +28,20 @@ class BatchNorm(nn.Module):
     def __init__(self, channels: int, *, eps: float, momentum: float) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
         self.running_mean: torch.Tensor
         self.running_var: torch.Tensor
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("running_mean", torch.empty(channels))
+        self.register_buffer("running_var", torch.empty(channels))
         self.group: Any = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The identity, and statistics of 0 and 1."""
+        _reset(self)
+        self.running_mean.zero_()
+        self.running_var.fill_(1.0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, H, W), in the type of `x`."""
@@ -105,8 +112,13 @@ class LayerNorm(nn.Module):
     def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.bias = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The identity."""
+        _reset(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., dim) -> (..., dim), in the type of `x`."""
@@ -132,8 +144,13 @@ class GroupNorm(nn.Module):
         super().__init__()
         require_groups(groups, channels)
         self.groups, self.eps = groups, eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The identity."""
+        _reset(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, ...) -> (B, C, ...), in the type of `x`."""
@@ -157,13 +174,24 @@ class RMSNorm(nn.Module):
     def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The identity."""
+        _reset(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., dim) -> (..., dim), in the type of `x`."""
         wide = x.to(wide_dtype(x))
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return normed.to(x.dtype) * self.weight
+
+
+@torch.no_grad()
+def _reset(norm: nn.Module) -> None:
+    for name, param in norm.named_parameters(recurse=False):
+        param.fill_(1.0 if name == "weight" else 0.0)
 
 
 class Dropout(nn.Module):

@@ -1,0 +1,115 @@
+"""What a state does on a mesh besides training: what a device holds, saving, restoring, gradients by hand.
+
+`scenarios.py BACKEND FOLDER DEVICES SAVED SOURCES LAYOUT ...` saves in SAVED/LAYOUT and goes on from SAVED/SOURCE in
+each layout; SOURCES are separated by commas. Imports neither framework.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import crosstrain as ct
+from crosstrain.checkpoint import Checkpoints
+from parity_tests import layouts
+from parity_tests.meshes import cases
+from parity_tests.meshes.worker import start
+
+CASE = cases.CASES["gpt"]
+FEW = 4  # steps
+BEFORE, AFTER = 2, 3
+
+
+def prepared(backend: str, layout: cases.Layout, case: cases.Case = CASE, optimizer: str = "adamw") -> Any:
+    accelerator = cases.accelerator_for(backend, case, layout)
+    return accelerator, cases.state_for(accelerator, case, optimizer, average=ct.ema(0.9))
+
+
+def save(backend: str, layout: cases.Layout, saved: Path) -> dict[str, np.ndarray]:
+    """Saves natively and portably after some steps; what follows them without a restart."""
+    accelerator, state = prepared(backend, layout)
+    loader = accelerator.loader(cases.data_of(CASE), batch_size=cases.BATCH, shuffle=True)
+    cases.train(accelerator, state, CASE, BEFORE, loader)
+    checkpoints = Checkpoints(accelerator, saved / layout.name / "native")
+    checkpoints.save(state, loader=loader)
+    accelerator.export(state, saved / layout.name / "portable", loader=loader)
+    after = cases.train(accelerator, state, CASE, AFTER)
+    checkpoints.close()
+    return after | cases.arrays_of(state)
+
+
+def go_on(backend: str, layout: cases.Layout, folder: Path, kind: str) -> dict[str, np.ndarray]:
+    """The same steps from what was saved in another layout."""
+    accelerator, state = prepared(backend, layout)
+    if kind == "native":
+        assert Checkpoints(accelerator, folder / kind).restore(state) is not None
+    else:
+        accelerator.restore(folder / kind, state)
+    assert state.step == BEFORE
+    return cases.train(accelerator, state, CASE, AFTER) | cases.arrays_of(state)
+
+
+def by_hand(backend: str, layout: cases.Layout) -> dict[str, np.ndarray]:
+    """`value_and_grad` and `apply_gradients`, gradients to the host and from there."""
+    accelerator, state = prepared(backend, layout, optimizer="muon")
+    gradient = accelerator.value_and_grad(cases.loss_fn)
+    results: dict[str, np.ndarray] = {}
+    for index, batch in enumerate(accelerator.loader(cases.data_of(CASE), batch_size=cases.BATCH)):
+        _, gradients = gradient(state, batch)
+        host = gradients.to_host()
+        results |= {f"gradient {index}/{name}": values for name, values in host.items()}
+        results[f"norm {index}"] = np.array(gradients.global_norm())
+        if index % 2:
+            gradients = state.to_gradients(host)
+        state.apply_gradients(gradients, clip_norm=0.3)
+    return results | cases.arrays_of(state)
+
+
+def held(backend: str, layout: cases.Layout) -> dict[str, np.ndarray]:
+    """Shapes that this process holds beside those of the plan, of parameters, averages and moments of their shape."""
+    own = importlib.import_module(f"parity_tests.meshes.own_{backend}")
+    results = {}
+    for case in cases.CASES.values():
+        if cases.runs(layout, case):
+            accelerator, state = prepared(backend, layout, case, "muon")
+            shapes = own.held(state)
+            for section in ("params", "averages", "moments/momentum", "moments/second_moment"):
+                for name, param in state.sharding_plan.params.items():
+                    if f"{section}/{name}" in shapes:
+                        pair = shapes[f"{section}/{name}"], param.local_shape(accelerator.mesh_sizes)
+                        results[f"{case.name}/{section}/{name}"] = np.array(pair)
+    return results
+
+
+def trained(backend: str, layout: cases.Layout) -> dict[str, np.ndarray]:
+    """The first steps of every model, by the name of the model."""
+    results: dict[str, np.ndarray] = {}
+    for case in cases.CASES.values():
+        if cases.runs(layout, case):
+            found = cases.run(cases.accelerator_for(backend, case, layout), case, "adamw", FEW)
+            results |= {f"{case.name}/{name}": values for name, values in found.items()}
+    return results
+
+
+def main(backend: str, folder: Path, devices: int, saved: Path, sources: list[str], names: list[str]) -> None:
+    start(backend, devices)
+    results: dict[str, np.ndarray] = {}
+    chosen = [cases.LAYOUTS[name] for name in names]
+    found = {f"save|{layout.name}": save(backend, layout, saved) for layout in chosen}
+    for layout in chosen:
+        for source in sources:
+            for kind in ("native", "portable"):
+                found[f"{kind} from {source}|{layout.name}"] = go_on(backend, layout, saved / source, kind)
+        found[f"trained|{layout.name}"] = trained(backend, layout)
+        found[f"by hand|{layout.name}"] = by_hand(backend, layout)
+        found[f"adversarial|{layout.name}"] = layouts.train_adversarially(backend, layout.mesh)
+        found[f"held|{layout.name}"] = held(backend, layout)
+    results |= {f"{run}|{name}": values for run, each in found.items() for name, values in each.items()}
+    layouts.leave(folder, ct.Accelerator(backend).process_index, results)
+
+
+if __name__ == "__main__":
+    backend, folder, devices, saved, sources, *names = sys.argv[1:]
+    main(backend, Path(folder), int(devices), Path(saved), [each for each in sources.split(",") if each], names)

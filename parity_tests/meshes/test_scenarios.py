@@ -1,0 +1,94 @@
+"""States on a mesh: each device holds what the plan says, and what one layout saves another goes on from."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from parity_tests import layouts
+from parity_tests.meshes import cases, launching
+
+ENGINES = ("torch",)
+Found = dict[str, dict[str, np.ndarray]]
+
+
+def _launch(folder: Path, backend: str, devices: int, sources: str, names: list[str]) -> list[Found]:
+    """Scenario and layout -> what came out, for every process."""
+    own = folder / f"{devices}-{sources}"
+    own.mkdir()
+    processes = devices if backend == "torch" else 1
+    launching.start("scenarios", [backend, str(own), str(devices), str(folder), sources, *names], processes)
+    return [_by_scenario(layouts.read(own, index)) for index in range(processes)]
+
+
+def _by_scenario(results: dict[str, np.ndarray]) -> Found:
+    found: Found = {}
+    for key, values in results.items():
+        scenario, layout, name = key.split("|")
+        found.setdefault(f"{scenario}|{layout}", {})[name] = values
+    return found
+
+
+Runs = tuple[Found, list[Found]]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[*((each, 2) for each in ENGINES), *(pytest.param((each, 4), marks=pytest.mark.slow) for each in ENGINES)],
+    ids=lambda each: f"{each[0]}, {each[1]} devices",
+)
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """One device, and every process of the others."""
+    backend, devices = request.param
+    folder = tmp_path_factory.mktemp("scenarios")
+    names = [layout.name for layout in cases.LAYOUTS.values() if layout.devices == devices]
+    alone = _launch(folder, backend, 1, "", ["one"])[0]
+    return alone, _launch(folder, backend, devices, ",".join(["one", *names]), names)
+
+
+def _compare(runs: Runs, scenario: str, expected: str) -> None:
+    alone, processes = runs
+    compared = 0
+    for found in processes:
+        for name, results in found.items():
+            if name.partition("|")[0].startswith(scenario):
+                known = {key: values for key, values in alone[expected].items() if key in results}
+                worst = cases.worst(results, known)
+                assert worst[0] <= cases.BOUND, (name, worst)
+                compared += 1
+    assert compared
+
+
+@pytest.mark.parametrize("kind", ["native", "portable"])
+def test_another_layout_goes_on(runs: Runs, kind: str) -> None:
+    """From what one device and every layout saved, as if nothing had happened."""
+    _compare(runs, "save", "save|one")
+    _compare(runs, kind, "save|one")
+
+
+def test_the_first_steps_of_every_model(runs: Runs) -> None:
+    """Losses, norms, weights, moments, averages, evaluation and predictions."""
+    _compare(runs, "trained", "trained|one")
+    assert {key.partition("/")[0] for key in runs[0]["trained|one"]} == set(cases.CASES)
+
+
+def test_gradients_by_hand(runs: Runs) -> None:
+    _compare(runs, "by hand", "by hand|one")
+
+
+def test_two_models_against_each_other(runs: Runs) -> None:
+    """States that stand still while another learns through them."""
+    _compare(runs, "adversarial", "adversarial|one")
+
+
+def test_each_device_holds_what_the_plan_says(runs: Runs) -> None:
+    alone, processes = runs
+    for found in processes:
+        for name, shapes in found.items():
+            if name.startswith("held"):
+                wrong = {key: pair.tolist() for key, pair in shapes.items() if not np.array_equal(*pair)}
+                assert not wrong
+                whole: Any = alone["held|one"]
+                smaller = [key for key, pair in shapes.items() if not np.array_equal(pair[0], whole[key][0])]
+                assert len(smaller) > len(shapes) / 3
