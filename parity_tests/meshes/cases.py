@@ -104,6 +104,11 @@ CASES = {
     )
 }
 
+FROZEN = "adamw-frozen"
+_STANDING_STILL = (
+    ct.LayerGroup(match=r"\.0\.|^prep", frozen=((2, 4),), rate_scale=0.5),
+    ct.LayerGroup(roles=("embedding", "norm"), frozen=((1, 3),)),
+)
 OPTIMIZERS: dict[str, Callable[[], ct.OptimizerSpec]] = {
     "adamw": lambda: ct.adamw(ct.one_cycle(1e-2, STEPS), weight_decay=1e-2),
     "sgd": lambda: ct.sgd(ct.one_cycle(5e-2, STEPS), momentum=0.9, nesterov=True, weight_decay=1e-3),
@@ -116,6 +121,7 @@ OPTIMIZERS: dict[str, Callable[[], ct.OptimizerSpec]] = {
     "lion": lambda: ct.lion(1e-3, weight_decay=1e-2),
     "lamb": lambda: ct.lamb(1e-2, weight_decay=1e-2),
     "adafactor": lambda: ct.adafactor(1e-2, weight_decay=1e-2),
+    FROZEN: lambda: dataclasses.replace(OPTIMIZERS["adamw"](), layers=_STANDING_STILL),
 }
 TRAINED = ("adamw", "sgd", "muon")
 """Compared over whole runs; the others over 3 steps."""

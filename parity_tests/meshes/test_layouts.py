@@ -50,5 +50,13 @@ def test_whole_runs(backend: str, devices: int, optimizer: str, tmp_path: Path) 
 @pytest.mark.parametrize("devices", [2, 4])
 @pytest.mark.parametrize("backend", ENGINES)
 def test_every_optimizer(backend: str, devices: int, tmp_path: Path) -> None:
-    others = tuple(name for name in cases.OPTIMIZERS if name not in cases.TRAINED)
+    others = tuple(name for name in cases.OPTIMIZERS if name not in (*cases.TRAINED, cases.FROZEN))
     _check(backend, tmp_path, devices, _runs(devices, others, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("backend", ENGINES)
+def test_layers_that_stand_still(backend: str, devices: int, tmp_path: Path) -> None:
+    """Parts of every model are frozen for two of six steps, at times that overlap."""
+    _check(backend, tmp_path, devices, _runs(devices, (cases.FROZEN,), 6))
