@@ -18,11 +18,12 @@ from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
-from crosstrain.sharding import plan_model
+from crosstrain.sharding import ShardingPlan, plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
 from crosstrain_jax import capture, defaults, evaluation, models, naming, objective, profiler, sharding, step
 from crosstrain_jax.collectives import all_gather, read
 from crosstrain_jax.layout import LayoutCache
+from crosstrain_jax.materialise import materialise
 from crosstrain_jax.pixels import Augment
 from crosstrain_jax.precision import param_dtype, scope
 from crosstrain_jax.state import JaxState
@@ -120,11 +121,18 @@ class JaxAccelerator(Accelerator):
         self._augment = Augment(self.mesh, self.precision)
 
     def _prepare(self, model: nnx.Module, optimizer: OptimizerSpec | None, average: Averaging | None) -> JaxState:
-        shapes = {leaf.name: leaf.canonical_shape for leaf in naming.leaves(model, nnx.Param)}
-        plan = plan_model(model, shapes, self.mesh_sizes, self.sharding)
+        plan = self._plan(model)
         return JaxState(
             model, optimizer, average, precision=self.precision, mesh=self.mesh, layouts=self._layouts, plan=plan
         )
+
+    def _plan(self, model: nnx.Module) -> ShardingPlan:
+        shapes = {leaf.name: leaf.canonical_shape for leaf in naming.leaves(model, nnx.Param)}
+        return plan_model(model, shapes, self.mesh_sizes, self.sharding)
+
+    def _make_model(self, make: Callable[[], Any]) -> Any:
+        with scope(self.precision):
+            return materialise(make, self._plan, self.mesh)
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         with scope(self.precision):
@@ -145,7 +153,8 @@ class JaxAccelerator(Accelerator):
 
     def _build_model(self, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> nnx.Module:
         with scope(self.precision):
-            return models.build(config, weights, param_dtype(self.precision))
+            split = self.mesh_sizes["fsdp"] * self.mesh_sizes["tensor"] > 1
+            return models.build(config, weights, param_dtype(self.precision), on_host=split)
 
     def _config_of(self, model: nnx.Module) -> ModelConfig | None:
         return models.config_of(model)

@@ -23,7 +23,6 @@ WITHOUT_TWIN = {
     "defaults.py",  # JAX's defaults that differ from torch's, for diagnosis
     # XLA splits arrays by itself: on torch FSDP2, tensor-parallel layers and local parts are pieces of their own.
     "fsdp.py",
-    "materialise.py",
     "placing.py",
     "shards.py",
     "tensor.py",

@@ -1,6 +1,8 @@
-"""A user's own model in flax: native layers, names of its own."""
+"""A user's own model in flax, native layers under names of its own, and what a device holds of a state."""
 
+import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,3 +37,20 @@ class Tagger(nnx.Module):
 
 def make() -> nnx.Module:
     return Tagger(nnx.Rngs(0))
+
+
+def held(state: Any) -> dict[str, tuple[int, ...]]:
+    """`params/NAME`, `averages/NAME` and `moments/SLOT/NAME` -> the canonical shape that each device holds."""
+    names = state.layout.params
+    sections = {"params": (names, state.params), "averages": (names, state.averages)}
+    sections |= {f"moments/{slot}": (kept.names, kept.values) for slot, kept in state._slots().items()}
+    return {
+        f"{section}/{leaf.name}": _local(leaf, array)
+        for section, (leaves, arrays) in sections.items()
+        for leaf, array in zip(leaves, arrays, strict=True)
+    }
+
+
+def _local(leaf: Any, array: jax.Array) -> tuple[int, ...]:
+    (shape,) = {shard.data.shape for shard in array.addressable_shards}
+    return dataclasses.replace(leaf, shape=shape).canonical_shape

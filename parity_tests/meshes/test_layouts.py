@@ -1,6 +1,6 @@
 """Every layout of a mesh trains as one device does, over whole runs and with every optimizer.
 
-`test_scenarios.py` has the quick half.
+`test_scenarios.py` has torch's quick half.
 """
 
 from pathlib import Path
@@ -36,6 +36,11 @@ def _check(backend: str, folder: Path, devices: int, runs: list[str]) -> None:
     wrong = {name: each for name, each in worst.items() if not each[0] <= cases.BOUND}
     assert len(worst) == len(found) * len(runs) > 0
     assert not wrong
+
+
+def test_a_few_steps_on_jax(tmp_path: Path) -> None:
+    """One model; compiling the others takes minutes."""
+    _check("jax", tmp_path, 2, [run for run in _runs(2, ("adamw",), 6) if ":gpt:" in run])
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from parity_tests import layouts
 from parity_tests.meshes import cases, launching
 
-ENGINES = ("torch",)
+ENGINES = ("jax", "torch")
 Found = dict[str, dict[str, np.ndarray]]
 
 
@@ -35,7 +35,11 @@ Runs = tuple[Found, list[Found]]
 
 @pytest.fixture(
     scope="module",
-    params=[*((each, 2) for each in ENGINES), *(pytest.param((each, 4), marks=pytest.mark.slow) for each in ENGINES)],
+    params=[
+        pytest.param((each, devices), marks=() if (each, devices) == ("torch", 2) else pytest.mark.slow)
+        for each in ENGINES
+        for devices in (2, 4)
+    ],
     ids=lambda each: f"{each[0]}, {each[1]} devices",
 )
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runs:

@@ -18,8 +18,13 @@ from crosstrain_jax.precision import unpin_types
 MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, "resnet9": ResNet9, "gpt": GPT}
 
 
-def build(config: ModelConfig, weights: Mapping[str, np.ndarray], dtype: jnp.dtype) -> nnx.Module:
-    """The module of `config` with `weights` (canonical names and layout), in `dtype`."""
+def build(
+    config: ModelConfig, weights: Mapping[str, np.ndarray], dtype: jnp.dtype, *, on_host: bool = False
+) -> nnx.Module:
+    """The module of `config` with `weights` (canonical names and layout), in `dtype`.
+
+    `on_host` leaves them there, for models that no device is to hold whole.
+    """
 
     def make() -> nnx.Module:
         return MODELS[config.kind](config, rngs=nnx.Rngs(0))
@@ -30,7 +35,8 @@ def build(config: ModelConfig, weights: Mapping[str, np.ndarray], dtype: jnp.dty
     unpin_types(model)
     params = nnx.state(model, nnx.Param)
     for leaf, (_, variable) in zip(naming.leaves(model, nnx.Param), nnx.to_flat_state(params), strict=True):
-        variable.set_value(jnp.asarray(leaf.from_canonical(weights[leaf.name]), dtype))
+        values = leaf.from_canonical(weights[leaf.name])
+        variable.set_value(np.asarray(values, dtype) if on_host else jnp.asarray(values, dtype))
     nnx.update(model, params)
     return model
 
