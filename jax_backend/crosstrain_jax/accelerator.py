@@ -34,7 +34,7 @@ class JaxAccelerator(Accelerator):
     backend: ClassVar[str] = "jax"
     _native_model: ClassVar[str] = "flax.nnx.Module"
     _wide_integers: ClassVar[bool] = False
-    _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor")
+    _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor", "context")
 
     def value_and_grad(self, loss_fn: LossFn) -> GradientStep:
         """See `crosstrain.Accelerator`."""
@@ -128,7 +128,7 @@ class JaxAccelerator(Accelerator):
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         with scope(self.precision):
-            return sharding.place_batch(batch, self.mesh, self._batch_part[1])
+            return sharding.place_batch(batch, self.mesh, self._batch_part)
 
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
         return step.TrainRun(loss_fn, options, self._runtime)

@@ -27,14 +27,15 @@ class Layout:
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
+    context: int = 1
 
     @property
     def mesh(self) -> ct.MeshSpec:
-        return ct.MeshSpec(data=self.data, fsdp=self.fsdp, tensor=self.tensor)
+        return ct.MeshSpec(data=self.data, fsdp=self.fsdp, tensor=self.tensor, context=self.context)
 
     @property
     def devices(self) -> int:
-        return math.prod((self.data, self.fsdp, self.tensor))
+        return math.prod((self.data, self.fsdp, self.tensor, self.context))
 
 
 ONE = Layout(name="one")
@@ -48,6 +49,10 @@ LAYOUTS = {
         Layout(name="data2-tensor2", data=2, tensor=2),
         Layout(name="fsdp2-tensor2", fsdp=2, tensor=2),
         Layout(name="data2-fsdp2-tensor2", data=2, fsdp=2, tensor=2),
+        Layout(name="context2", context=2),
+        Layout(name="data2-context2", data=2, context=2),
+        Layout(name="fsdp2-context2", fsdp=2, context=2),
+        Layout(name="tensor2-context2", tensor=2, context=2),
     )
 }
 
@@ -61,6 +66,7 @@ class Case:
         rules: how its parameters are split.
         options: of the training step.
         tensor: whether it can be split over `tensor`.
+        context: whether its examples are sequences, which can be split over `context`.
     """
 
     name: str
@@ -68,6 +74,7 @@ class Case:
     rules: ct.ShardingRules = field(default_factory=ct.ShardingRules)
     options: Mapping[str, Any] = field(default_factory=dict)
     tensor: bool = True
+    context: bool = False
 
 
 OWN_RULES = ct.ShardingRules(
@@ -94,11 +101,13 @@ CASES = {
             name="gpt",
             config=ct.models.GPTConfig(vocab_size=32, dropout=0.1, tie_embeddings=True, **_GPT),
             options={"accumulate_steps": 2, "clip_norm": 0.5},
+            context=True,
         ),
         Case(
             name="gpt-untied",
             config=ct.models.GPTConfig(vocab_size=32, dropout=0.1, **_GPT),
             options={"clip_value": 0.01, "grad_norm": True},
+            context=True,
         ),
         Case(name="own", rules=OWN_RULES, options={"grad_norm": True}),
     )
@@ -123,7 +132,7 @@ TRAINED = ("adamw", "sgd", "muon")
 
 def runs(layout: Layout, case: Case) -> bool:
     """Whether this model can be split so."""
-    return layout.tensor == 1 or case.tensor
+    return (layout.tensor == 1 or case.tensor) and (layout.context == 1 or case.context)
 
 
 def data_of(case: Case) -> dict[str, np.ndarray]:

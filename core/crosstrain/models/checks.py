@@ -59,6 +59,19 @@ def require_length(values: Any, longest: int) -> None:
         )
 
 
+def require_parts(length: int, parts: int) -> None:
+    """Refuses sequences that the devices of the `context` axis cannot share.
+
+    Raises:
+        ModelError: gives the length and the axis.
+    """
+    if length % parts:
+        raise ModelError(
+            f"the sequence must be a multiple of the context axis, got {length} positions with context={parts}. "
+            "Cut or pad it in the data, not in the loss function."
+        )
+
+
 def require_groups(groups: int, channels: int) -> None:
     """Refuses groups that do not divide the channels of a GroupNorm.
 
