@@ -109,6 +109,12 @@ CASES = {
             options={"clip_value": 0.01, "grad_norm": True},
             context=True,
         ),
+        Case(
+            name="gpt-packed",
+            config=ct.models.GPTConfig(vocab_size=32, dropout=0.1, tie_embeddings=True, **(_GPT | {"n_layers": 1})),
+            options={"grad_norm": True},
+            context=True,
+        ),
         Case(name="own", rules=OWN_RULES, options={"grad_norm": True}),
     )
 }
@@ -141,15 +147,20 @@ def data_of(case: Case) -> dict[str, np.ndarray]:
         return {name: values[:75] for name, values in ct.data.digits().train.items()}
     drawn = np.random.default_rng(0).integers(0, 32, (75, 9)).astype(np.int32)
     labels = np.where(np.arange(8) >= 2 + np.arange(75)[:, None] % 7, -100, drawn[:, 1:]).astype(np.int32)
-    return {"tokens": drawn[:, :-1], "label": labels}
+    data = {"tokens": drawn[:, :-1], "label": labels}
+    if case.name == "gpt-packed":
+        data["segments"] = np.sort(np.random.default_rng(1).integers(0, 3, (75, 8)).astype(np.int32), axis=1)
+    return data
 
 
 def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
-    logits = model(batch["tokens"] if "tokens" in batch else batch["image"])
+    logits = logits_fn(model, batch, ops)
     return ops.cross_entropy(logits, batch["label"]), {"accuracy": ops.accuracy(logits, batch["label"])}
 
 
 def logits_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
+    if "segments" in batch:
+        return model(batch["tokens"], segments=batch["segments"])
     return model(batch["tokens"] if "tokens" in batch else batch["image"])
 
 

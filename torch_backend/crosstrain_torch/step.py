@@ -33,12 +33,13 @@ Outputs = dict[str, Loss]
 class Runtime:
     """What every step of one accelerator shares: precision, device, mesh, seed.
 
-    `group` has the processes that see different examples; without a mesh beyond `data`, DDP adds up their gradients.
+    `group` has the processes that see different examples or positions; without a mesh beyond `data`, DDP adds up their
+    gradients.
     """
 
     def __init__(self, precision: Precision, device: torch.device, mesh: Mesh, seed: int) -> None:
         self.precision, self.device, self.mesh = precision, device, mesh
-        self.group, (self.part, self.parts) = mesh.batch, mesh.batch_part
+        self.group, (self.part, self.parts) = mesh.losses, mesh.batch_part
         self.uses_ddp = mesh.native is None and mesh.world is not None
         self._dropout_key = seed_key(seed, "dropout")
 

@@ -1,8 +1,8 @@
 """Causal attention: on whole sequences, and as a ring over the devices that split them.
 
 Ring attention (Liu et al. 2023) is exact: every device keeps its queries, keys and values travel once around, and the
-softmax is taken online (Milakov and Gimelshein 2018) with statistics in float32 or wider. Nothing of T x T elements, and no
-whole sequence of keys, is ever on a device; the backward pass travels once more and computes the weights again.
+softmax is taken online (Milakov and Gimelshein 2018) with statistics in float32 or wider. Nothing of T x T elements
+and no whole sequence of keys is ever on a device; the backward pass travels once more and computes the weights again.
 """
 
 from functools import partial
@@ -142,7 +142,7 @@ def _backward(
     *,
     parts: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of q, k and v in the wide type; those of k and v travel with them, and come home after the last turn."""
+    """Gradients of q, k and v in the wide type; those of k and v travel with them, and come home at last."""
     queries, wide, scale = _Queries(q, segments, parts), wide_dtype(q), q.shape[-1] ** -0.5
     logs, inner = (each.transpose(0, 2, 3, 1)[..., None] for each in (logs, (grad * out).sum(-1)))
     low = grad.astype(v.dtype)

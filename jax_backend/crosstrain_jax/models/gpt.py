@@ -110,7 +110,7 @@ class GPT(nnx.Module):
         """
         require_integer("tokens", tokens, jnp.issubdtype(tokens.dtype, jnp.floating))
         require_shape("tokens", tokens, ("B", "T"))
-        require_length(tokens, self.config.max_seq_len)
+        require_length(tokens.shape[1], self.config.max_seq_len)
         x = self.dropout(constrain(self.tok_embeddings(tokens), *_STREAM))
         angles = self.config.rope_angles()[: tokens.shape[1]]
         cos, sin = jnp.asarray(np.cos(angles), wide_dtype(x)), jnp.asarray(np.sin(angles), wide_dtype(x))
