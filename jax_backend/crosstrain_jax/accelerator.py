@@ -19,7 +19,7 @@ from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.sharding import plan_model
-from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
+from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, Remat, RunStep, StepOptions, require_remat
 from crosstrain_jax import capture, defaults, evaluation, models, naming, objective, profiler, sharding, step
 from crosstrain_jax.collectives import all_gather, read
 from crosstrain_jax.layout import LayoutCache
@@ -36,9 +36,10 @@ class JaxAccelerator(Accelerator):
     _wide_integers: ClassVar[bool] = False
     _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor", "context")
 
-    def value_and_grad(self, loss_fn: LossFn) -> GradientStep:
+    def value_and_grad(self, loss_fn: LossFn, *, remat: Remat = "none") -> GradientStep:
         """See `crosstrain.Accelerator`."""
-        return step.gradient_step(loss_fn, self._runtime, self.to_device)
+        require_remat(remat)
+        return step.gradient_step(loss_fn, self._runtime, self.to_device, remat)
 
     def eval_step(self, loss_fn: LossFn, *, averaged: bool = False) -> EvalStep:
         """See `crosstrain.Accelerator`."""

@@ -18,7 +18,7 @@ from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.sharding import SEQUENCE_AXIS, plan_model
-from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
+from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, Remat, RunStep, StepOptions, require_remat
 from crosstrain_torch import capture, evaluation, models, naming, profiler, sharding, step
 from crosstrain_torch.collectives import all_gather
 from crosstrain_torch.pixels import Augment
@@ -35,9 +35,10 @@ class TorchAccelerator(Accelerator):
     _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor", "context")
     _group: Any
 
-    def value_and_grad(self, loss_fn: LossFn) -> GradientStep:
+    def value_and_grad(self, loss_fn: LossFn, *, remat: Remat = "none") -> GradientStep:
         """See `crosstrain.Accelerator`."""
-        return step.gradient_step(loss_fn, self._runtime, self.to_device)
+        require_remat(remat)
+        return step.gradient_step(loss_fn, self._runtime, self.to_device, remat)
 
     def eval_step(self, loss_fn: LossFn, *, averaged: bool = False) -> EvalStep:
         """See `crosstrain.Accelerator`."""
