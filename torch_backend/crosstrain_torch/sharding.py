@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from crosstrain.errors import ConfigError
+from crosstrain.errors import ConfigError, ModelError
 from crosstrain.sharding import BATCH_AXES, SEQUENCE_AXIS
 
 
@@ -42,7 +42,7 @@ def join_processes(device: torch.device) -> dist.ProcessGroup | None:
     return dist.group.WORLD if dist.get_world_size() > 1 else None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class SequencePart:
     """Which part of every sequence a process holds.
 
@@ -50,11 +50,26 @@ class SequencePart:
         group: the processes that hold the others of the same examples.
         index: positions `index * T` to `(index + 1) * T` are here, where T is the length that a model is given.
         parts: how many there are.
+        lengths: of the fields of the batch that a step was given last; empty before.
     """
 
     group: dist.ProcessGroup
     index: int
     parts: int
+    lengths: frozenset[int] = frozenset()
+
+    def require_whole(self, length: int) -> None:
+        """Refuses a part that a loss function has cut: its positions would no longer be those of the sequence.
+
+        Raises:
+            ModelError: gives the lengths.
+        """
+        if self.lengths and length not in self.lengths:
+            raise ModelError(
+                f"a model must be given whole parts of sequences, got {length} positions where the batch has "
+                f"{', '.join(map(str, sorted(self.lengths)))} on each process. Cut or shift in the data, not in the "
+                "loss function."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

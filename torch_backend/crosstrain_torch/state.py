@@ -49,6 +49,7 @@ class TorchState(TrainState):
         super().__init__(optimizer, average, plan)
         self.gathered = place(model, plan, mesh, precision, device)
         self._model, self._device, self._mesh = model.train(), device, mesh
+        self.sequence = mesh.sequence
         self.dropouts = [m for m in model.modules() if isinstance(m, Dropout) and m.rate]
         self.params = naming.parameters(model)
         self.shards = Shards(self.params, mesh.world)

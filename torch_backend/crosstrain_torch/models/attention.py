@@ -26,9 +26,13 @@ def causal_attention(
         v: values.
         segments: of the whole sequence, (B, T) or (B, T * parts): a position sees only those of its own.
         part: which part of the sequence q, k and v are; None for all of it.
+
+    Raises:
+        ModelError: they are less than the part.
     """
     length = seen = q.shape[1]
     if part is not None:
+        part.require_whole(length)
         seen = length * (part.index + 1)
         # In one collective; later positions are not seen, and get no gradient from here.
         k, v = all_gather_autograd(torch.cat([k, v], dim=-1), 1, part.group)[:, :seen].chunk(2, dim=-1)
