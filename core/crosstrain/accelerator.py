@@ -34,6 +34,7 @@ from crosstrain.step import (
     LossFn,
     NanPolicy,
     PredictStep,
+    Remat,
     RunStep,
     StepOptions,
     TrainStep,
@@ -195,6 +196,7 @@ class Accelerator(Inspection, HandOver, Meshes, Processes):
         clip_norm: float | None = None,
         clip_value: float | None = None,
         grad_norm: bool = False,
+        remat: Remat = "none",
     ) -> TrainStep:
         """Compiles a loss function into `step(state, batch) -> Metrics`.
 
@@ -208,21 +210,29 @@ class Accelerator(Inspection, HandOver, Meshes, Processes):
             clip_norm: see `StepOptions`.
             clip_value: see `StepOptions`.
             grad_norm: see `StepOptions`.
+            remat: see `StepOptions`.
 
         Raises:
             ConfigError: an option out of range.
         """
         options = StepOptions(
-            accumulate_steps=accumulate_steps, clip_norm=clip_norm, clip_value=clip_value, grad_norm=grad_norm
+            accumulate_steps=accumulate_steps,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            grad_norm=grad_norm,
+            remat=remat,
         )
         return TrainStep(self._train_step(loss_fn, options), self.to_device, self.nan_policy)
 
     @abstractmethod
-    def value_and_grad(self, loss_fn: LossFn) -> GradientStep:
+    def value_and_grad(self, loss_fn: LossFn, *, remat: Remat = "none") -> GradientStep:
         """One level below `train_step`, for custom loops: `(state, batch, *others) -> (metrics, gradients)`.
 
         Follow it by `state.apply_gradients(gradients)`. `others` are states whose models `loss_fn` receives after
-        `ops`; they are not trained and their buffers do not change.
+        `ops`; they are not trained and their buffers do not change. `remat` as in `train_step`.
+
+        Raises:
+            ConfigError: `remat` is none of those there are.
         """
 
     @abstractmethod

@@ -11,7 +11,7 @@ from crosstrain.data.placement import Augment, Placement
 from crosstrain.errors import ConfigError
 from crosstrain.mesh import MeshSpec
 from crosstrain.precision import Precision
-from crosstrain.sharding import BATCH_AXES, ShardingRules
+from crosstrain.sharding import BATCH_AXES, SEQUENCE_AXIS, ShardingRules
 
 
 class Meshes:
@@ -40,13 +40,14 @@ class Meshes:
 
     @abstractmethod
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Places this process's part of a global batch, split over the data axis."""
+        """Places this process's part of a global batch, split over the data axis, and its sequences over `context`."""
 
     def _placement(self) -> Placement:
         return Placement(
             part=self._batch_part[0],
             parts=self._batch_part[1],
             data_size=math.prod(self.mesh_sizes[axis] for axis in BATCH_AXES),
+            sequence_parts=self.mesh_sizes[SEQUENCE_AXIS],
             float_dtype=self.precision.loss_dtype,
             wide_integers=self._wide_integers,
             put=self._put,

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from crosstrain.errors import NonFiniteLossError, require_count
+from crosstrain.errors import ConfigError, NonFiniteLossError, require_count
 from crosstrain.metrics import Metrics
 from crosstrain.optim import Clipping
 from crosstrain.state import Gradients, TrainState, require_trainable
 
 NanPolicy = Literal["ignore", "raise"]
+Remat = Literal["none", "full", "dots"]
 LossFn = Callable[..., Any]
 
 
@@ -26,15 +27,20 @@ class StepOptions:
         clip_value: bound every element of the gradients to [-clip_value, clip_value]; None leaves them. At most one of
             the two limits.
         grad_norm: report the global L2 norm before clipping as `grad_norm`; always on with `clip_norm`.
+        remat: what the backward pass computes again instead of keeping it, in each block of the model: `none`, `full`
+            (everything but the block's input), or `dots` (everything but products with weights). A block is an
+            entry of an `nnx.List` or `nn.ModuleList` that has no running statistics. The result is the same.
     """
 
     accumulate_steps: int = 1
     clip_norm: float | None = None
     clip_value: float | None = None
     grad_norm: bool = False
+    remat: Remat = "none"
 
     def __post_init__(self) -> None:
         require_count("accumulate_steps", self.accumulate_steps)
+        require_remat(self.remat)
         _ = self.clipping
 
     @property
@@ -46,6 +52,24 @@ class StepOptions:
     def wants_norm(self) -> bool:
         """Whether the step computes the gradient norm."""
         return self.grad_norm or self.clip_norm is not None
+
+
+def require_remat(remat: str) -> None:
+    """Refuses what is no way of rematerialisation.
+
+    Raises:
+        ConfigError: names those there are.
+    """
+    if remat not in get_args(Remat):
+        raise ConfigError(f"remat must be one of {', '.join(get_args(Remat))}, got remat={remat!r}.")
+
+
+def nothing_to_remat(model: Any, remat: str, container: str) -> ConfigError:
+    """The error for a model without blocks."""
+    return ConfigError(
+        f"remat must find blocks, got remat={remat!r} for a {type(model).__name__} without entries of {container} that "
+        f"have no running statistics. Keep the blocks in an {container}, or use remat='none'."
+    )
 
 
 StepHyper = tuple[float, float, float]

@@ -19,7 +19,7 @@ from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.sharding import ShardingPlan, plan_model
-from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
+from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, Remat, RunStep, StepOptions, require_remat
 from crosstrain_jax import capture, defaults, evaluation, models, naming, objective, profiler, sharding, step
 from crosstrain_jax.collectives import all_gather, read
 from crosstrain_jax.layout import LayoutCache
@@ -35,11 +35,12 @@ class JaxAccelerator(Accelerator):
     backend: ClassVar[str] = "jax"
     _native_model: ClassVar[str] = "flax.nnx.Module"
     _wide_integers: ClassVar[bool] = False
-    _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor")
+    _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor", "context")
 
-    def value_and_grad(self, loss_fn: LossFn) -> GradientStep:
+    def value_and_grad(self, loss_fn: LossFn, *, remat: Remat = "none") -> GradientStep:
         """See `crosstrain.Accelerator`."""
-        return step.gradient_step(loss_fn, self._runtime, self.to_device)
+        require_remat(remat)
+        return step.gradient_step(loss_fn, self._runtime, self.to_device, remat)
 
     def eval_step(self, loss_fn: LossFn, *, averaged: bool = False) -> EvalStep:
         """See `crosstrain.Accelerator`."""
@@ -136,7 +137,7 @@ class JaxAccelerator(Accelerator):
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         with scope(self.precision):
-            return sharding.place_batch(batch, self.mesh, self._batch_part[1])
+            return sharding.place_batch(batch, self.mesh, self._batch_part)
 
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
         return step.TrainRun(loss_fn, options, self._runtime)

@@ -14,10 +14,11 @@ from crosstrain.metrics import Metrics
 from crosstrain.objective import read_outputs
 from crosstrain.precision import Precision
 from crosstrain.random import StepRandom, seed_key, threefry2x32
-from crosstrain.step import LossFn
+from crosstrain.step import LossFn, Remat
 from crosstrain_jax.layout import Layout, Leaves, bind_random
 from crosstrain_jax.ops import JaxOps
 from crosstrain_jax.precision import casts, compute_batch, compute_params, forward_scope, needs_x64, scope
+from crosstrain_jax.remat import rematerialised
 from crosstrain_jax.sharding import replicated
 from crosstrain_jax.state import JaxState
 
@@ -54,8 +55,8 @@ class Runtime:
 class Program:
     """A compiled function for one structure of states; knows the names of the metrics once it was traced."""
 
-    def __init__(self, runtime: Runtime, loss_fn: LossFn, layouts: tuple[Layout, ...]) -> None:
-        self.runtime, self.loss_fn = runtime, loss_fn
+    def __init__(self, runtime: Runtime, loss_fn: LossFn, layouts: tuple[Layout, ...], remat: Remat = "none") -> None:
+        self.runtime, self.loss_fn, self.remat = runtime, loss_fn, remat
         self.layout, self.others = layouts[0], layouts[1:]
         self.names: tuple[str, ...] = ()
         self.run: Callable[..., Any] = _not_compiled
@@ -82,7 +83,8 @@ class Program:
             bind_random(each, random)
         if casts(precision):
             batch = compute_batch(batch, precision)
-        with forward_scope(precision), jax.sharding.use_abstract_mesh(self.runtime.mesh.abstract_mesh):
+        remat = rematerialised(model, self.remat if train else "none")
+        with remat, forward_scope(precision), jax.sharding.use_abstract_mesh(self.runtime.mesh.abstract_mesh):
             result = self.loss_fn(model, batch, JaxOps(batch.get(WEIGHT)), *models)
         bind_random(model, None)
         return result, self.layout.read_buffers(model, buffers)

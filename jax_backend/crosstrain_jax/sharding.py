@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from crosstrain.errors import ConfigError
-from crosstrain.sharding import ACTIVATIONS, BATCH_AXES, ParamPlan, ShardingPlan
+from crosstrain.sharding import ACTIVATIONS, BATCH_AXES, SEQUENCE_AXIS, ParamPlan, ShardingPlan
 from crosstrain_jax.naming import Leaf
 
 _OUTER_TO_INNER = ("pipeline", "data", "fsdp", "expert", "context", "tensor")
@@ -45,9 +45,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """First dimension split over the axes that see different examples."""
-    return NamedSharding(mesh, P(BATCH_AXES))
+def batch_sharding(mesh: Mesh, ndim: int = 1) -> NamedSharding:
+    """First dimension split over the axes that see different examples, the second, if any, over `context`."""
+    cut = ndim > 1 and mesh.shape[SEQUENCE_AXIS] > 1
+    return NamedSharding(mesh, P(BATCH_AXES, SEQUENCE_AXIS) if cut else P(BATCH_AXES))
 
 
 def batch_devices(mesh: Mesh) -> int:
@@ -72,15 +73,29 @@ def batch_part(mesh: Mesh) -> tuple[int, int]:
     return mine[0] // len(mine), count // len(mine)
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, parts: int) -> dict[str, jax.Array]:
-    """This process's part, of `parts`, of a global batch on its devices."""
-    sharding = batch_sharding(mesh)
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, part: tuple[int, int]) -> dict[str, jax.Array]:
+    """This process's part of a global batch, such as `batch_part` says, on its devices."""
+    shardings = {name: batch_sharding(mesh, values.ndim) for name, values in batch.items()}
     if jax.process_count() == 1:
-        return jax.device_put(dict(batch), sharding)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, values, (parts * len(values), *values.shape[1:]))
-        for name, values in batch.items()
-    }
+        return jax.device_put(dict(batch), shardings)
+    return {name: _place_part(values, shardings[name], part) for name, values in batch.items()}
+
+
+def _place_part(values: np.ndarray, sharding: NamedSharding, part: tuple[int, int]) -> jax.Array:
+    """Rows that this process has, and all of their columns; each of its devices takes what it is to hold."""
+    start, shape = part[0] * len(values), (part[1] * len(values), *values.shape[1:])
+
+    def local(index: tuple[slice, ...]) -> np.ndarray:
+        low, high, _ = index[0].indices(shape[0])
+        return values[low - start : high - start, *index[1:]]
+
+    return jax.make_array_from_callback(shape, sharding, local)
+
+
+def sequence_parts() -> int:
+    """Over how many devices a crosstrain step that is being traced splits sequences; 1 outside of one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else dict(mesh.shape).get(SEQUENCE_AXIS, 1)
 
 
 def constrain(values: jax.Array, *axes: str | None) -> jax.Array:

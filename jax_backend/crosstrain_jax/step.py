@@ -10,7 +10,7 @@ import numpy as np
 from crosstrain.errors import DataError
 from crosstrain.metrics import Metrics
 from crosstrain.state import require_trainable
-from crosstrain.step import LossFn, StepHyper, StepOptions
+from crosstrain.step import LossFn, Remat, StepHyper, StepOptions
 from crosstrain_jax import optim
 from crosstrain_jax.layout import Layout, Leaves
 from crosstrain_jax.objective import Batch, Program, Programs, Runtime, arrays, examples
@@ -42,7 +42,7 @@ class TrainRun:
         return program.metrics(table, self._extra, {"learning_rate": hyper[0]})
 
     def _compile(self, layouts: tuple[Layout, ...]) -> Program:
-        program, options = Program(self._runtime, self._loss_fn, layouts), self._options
+        program, options = Program(self._runtime, self._loss_fn, layouts, self._options.remat), self._options
 
         def step(
             params: Leaves,
@@ -79,11 +79,13 @@ class TrainRun:
             )
 
 
-def gradient_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch]) -> Callable[..., Any]:
+def gradient_step(
+    loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch], remat: Remat = "none"
+) -> Callable[..., Any]:
     """See `Accelerator.value_and_grad`."""
 
     def compile_program(layouts: tuple[Layout, ...]) -> Program:
-        program = Program(runtime, loss_fn, layouts)
+        program = Program(runtime, loss_fn, layouts, remat)
         shardings = program.layout.shardings
         out = (shardings.params, shardings.whole, shardings.whole)
         compiled = jax.jit(program.gradients, donate_argnums=(1,), out_shardings=out)

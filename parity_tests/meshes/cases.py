@@ -27,14 +27,15 @@ class Layout:
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
+    context: int = 1
 
     @property
     def mesh(self) -> ct.MeshSpec:
-        return ct.MeshSpec(data=self.data, fsdp=self.fsdp, tensor=self.tensor)
+        return ct.MeshSpec(data=self.data, fsdp=self.fsdp, tensor=self.tensor, context=self.context)
 
     @property
     def devices(self) -> int:
-        return math.prod((self.data, self.fsdp, self.tensor))
+        return math.prod((self.data, self.fsdp, self.tensor, self.context))
 
 
 ONE = Layout(name="one")
@@ -48,6 +49,10 @@ LAYOUTS = {
         Layout(name="data2-tensor2", data=2, tensor=2),
         Layout(name="fsdp2-tensor2", fsdp=2, tensor=2),
         Layout(name="data2-fsdp2-tensor2", data=2, fsdp=2, tensor=2),
+        Layout(name="context2", context=2),
+        Layout(name="data2-context2", data=2, context=2),
+        Layout(name="fsdp2-context2", fsdp=2, context=2),
+        Layout(name="tensor2-context2", tensor=2, context=2),
     )
 }
 
@@ -61,6 +66,7 @@ class Case:
         rules: how its parameters are split.
         options: of the training step.
         tensor: whether it can be split over `tensor`.
+        context: whether its examples are sequences, which can be split over `context`.
     """
 
     name: str
@@ -68,6 +74,7 @@ class Case:
     rules: ct.ShardingRules = field(default_factory=ct.ShardingRules)
     options: Mapping[str, Any] = field(default_factory=dict)
     tensor: bool = True
+    context: bool = False
 
 
 OWN_RULES = ct.ShardingRules(
@@ -94,11 +101,19 @@ CASES = {
             name="gpt",
             config=ct.models.GPTConfig(vocab_size=32, dropout=0.1, tie_embeddings=True, **_GPT),
             options={"accumulate_steps": 2, "clip_norm": 0.5},
+            context=True,
         ),
         Case(
             name="gpt-untied",
             config=ct.models.GPTConfig(vocab_size=32, dropout=0.1, **_GPT),
             options={"clip_value": 0.01, "grad_norm": True},
+            context=True,
+        ),
+        Case(
+            name="gpt-packed",
+            config=ct.models.GPTConfig(vocab_size=32, dropout=0.1, tie_embeddings=True, **(_GPT | {"n_layers": 1})),
+            options={"grad_norm": True},
+            context=True,
         ),
         Case(name="own", rules=OWN_RULES, options={"grad_norm": True}),
     )
@@ -129,7 +144,7 @@ TRAINED = ("adamw", "sgd", "muon")
 
 def runs(layout: Layout, case: Case) -> bool:
     """Whether this model can be split so."""
-    return layout.tensor == 1 or case.tensor
+    return (layout.tensor == 1 or case.tensor) and (layout.context == 1 or case.context)
 
 
 def data_of(case: Case) -> dict[str, np.ndarray]:
@@ -138,15 +153,20 @@ def data_of(case: Case) -> dict[str, np.ndarray]:
         return {name: values[:75] for name, values in ct.data.digits().train.items()}
     drawn = np.random.default_rng(0).integers(0, 32, (75, 9)).astype(np.int32)
     labels = np.where(np.arange(8) >= 2 + np.arange(75)[:, None] % 7, -100, drawn[:, 1:]).astype(np.int32)
-    return {"tokens": drawn[:, :-1], "label": labels}
+    data = {"tokens": drawn[:, :-1], "label": labels}
+    if case.name == "gpt-packed":
+        data["segments"] = np.sort(np.random.default_rng(1).integers(0, 3, (75, 8)).astype(np.int32), axis=1)
+    return data
 
 
 def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
-    logits = model(batch["tokens"] if "tokens" in batch else batch["image"])
+    logits = logits_fn(model, batch, ops)
     return ops.cross_entropy(logits, batch["label"]), {"accuracy": ops.accuracy(logits, batch["label"])}
 
 
 def logits_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
+    if "segments" in batch:
+        return model(batch["tokens"], segments=batch["segments"])
     return model(batch["tokens"] if "tokens" in batch else batch["image"])
 
 

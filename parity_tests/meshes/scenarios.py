@@ -104,7 +104,8 @@ def main(backend: str, folder: Path, devices: int, saved: Path, sources: list[st
                 found[f"{kind} from {source}|{layout.name}"] = go_on(backend, layout, saved / source, kind)
         found[f"trained|{layout.name}"] = trained(backend, layout)
         found[f"by hand|{layout.name}"] = by_hand(backend, layout)
-        found[f"adversarial|{layout.name}"] = layouts.train_adversarially(backend, layout.mesh)
+        if layout.context == 1:
+            found[f"adversarial|{layout.name}"] = layouts.train_adversarially(backend, layout.mesh)
         found[f"held|{layout.name}"] = held(backend, layout)
     results |= {f"{run}|{name}": values for run, each in found.items() for name, values in each.items()}
     layouts.leave(folder, ct.Accelerator(backend).process_index, results)

@@ -95,4 +95,5 @@ def test_each_device_holds_what_the_plan_says(runs: Runs) -> None:
                 assert not wrong
                 whole: Any = alone["held|one"]
                 smaller = [key for key, pair in shapes.items() if not np.array_equal(pair[0], whole[key][0])]
-                assert len(smaller) > len(shapes) / 3
+                layout = cases.LAYOUTS[name.partition("|")[2]]
+                assert len(smaller) > len(shapes) / 3 or layout.fsdp == layout.tensor == 1

@@ -17,8 +17,8 @@ from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
-from crosstrain.sharding import plan_model
-from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, RunStep, StepOptions
+from crosstrain.sharding import SEQUENCE_AXIS, plan_model
+from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, Remat, RunStep, StepOptions, require_remat
 from crosstrain_torch import capture, evaluation, models, naming, profiler, sharding, step
 from crosstrain_torch.collectives import all_gather
 from crosstrain_torch.pixels import Augment
@@ -32,12 +32,13 @@ class TorchAccelerator(Accelerator):
     backend: ClassVar[str] = "torch"
     _native_model: ClassVar[str] = "torch.nn.Module"
     _wide_integers: ClassVar[bool] = True
-    _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor")
+    _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor", "context")
     _group: Any
 
-    def value_and_grad(self, loss_fn: LossFn) -> GradientStep:
+    def value_and_grad(self, loss_fn: LossFn, *, remat: Remat = "none") -> GradientStep:
         """See `crosstrain.Accelerator`."""
-        return step.gradient_step(loss_fn, self._runtime, self.to_device)
+        require_remat(remat)
+        return step.gradient_step(loss_fn, self._runtime, self.to_device, remat)
 
     def eval_step(self, loss_fn: LossFn, *, averaged: bool = False) -> EvalStep:
         """See `crosstrain.Accelerator`."""
@@ -49,11 +50,12 @@ class TorchAccelerator(Accelerator):
 
     def probe_step(self, loss_fn: LossFn) -> Callable[..., Probe]:
         """See `crosstrain.Accelerator`."""
-        if self.mesh_sizes["tensor"] > 1:
-            raise ConfigError(
-                f"probe_step must see whole activations, got tensor={self.mesh_sizes['tensor']}, over which a process "
-                "has parts of them. Use tensor=1."
-            )
+        for axis in ("tensor", SEQUENCE_AXIS):
+            if self.mesh_sizes[axis] > 1:
+                raise ConfigError(
+                    f"probe_step must see whole activations, got {axis}={self.mesh_sizes[axis]}, over which a process "
+                    f"has parts of them. Use {axis}=1."
+                )
         return capture.probe_step(loss_fn, self._runtime, self.to_device)
 
     def module_settings(self, model: Any) -> dict[str, ModuleSettings]:
@@ -121,7 +123,8 @@ class TorchAccelerator(Accelerator):
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         tensors = {
-            name: torch.from_numpy(np.require(values, requirements=["C", "W"])) for name, values in batch.items()
+            name: torch.from_numpy(np.require(self.mesh.own_positions(values), requirements=["C", "W"]))
+            for name, values in batch.items()
         }
         if self.device.type == "cpu":
             return tensors

@@ -1,4 +1,4 @@
-"""Collectives of the torch engine over its process group, and the one that gradients flow through."""
+"""Collectives of the torch engine over its process group, and those that gradients flow through."""
 
 from typing import Any
 
@@ -23,6 +23,35 @@ class _AllReduceSum(torch.autograd.Function):
 def all_reduce_autograd(values: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
     """The sum of `values` over the processes; differentiable."""
     return _AllReduceSum.apply(values, group)
+
+
+class _AllGather(torch.autograd.Function):
+    """End to end along a dimension; a part's gradient is the sum of what all processes have for it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, dimension: int, group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.dimension, ctx.group = dimension, group
+        return all_gather_along(values, dimension, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        parts = grads[0].chunk(dist.get_world_size(ctx.group), ctx.dimension)
+        mine = torch.empty_like(parts[0], memory_format=torch.contiguous_format)
+        dist.reduce_scatter(mine, [part.contiguous() for part in parts], group=ctx.group)
+        return mine, None, None
+
+
+def all_gather_autograd(values: torch.Tensor, dimension: int, group: dist.ProcessGroup) -> torch.Tensor:
+    """What the processes have, end to end along a dimension in their order; differentiable."""
+    return _AllGather.apply(values, dimension, group)
+
+
+def all_gather_along(values: torch.Tensor, dimension: int, group: dist.ProcessGroup) -> torch.Tensor:
+    """What the processes have, end to end along a dimension in their order."""
+    local = values.contiguous()
+    parts = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, local, group=group)
+    return torch.cat(parts, dimension)
 
 
 def all_reduce(values: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:

@@ -60,11 +60,17 @@ def predict_step(
         result = _evaluate(predict_fn, runtime, state, batch, others, averaged)
         arrays = read_predictions(result, batch, WEIGHT)
         host = {name: (v.float() if v.dtype == torch.bfloat16 else v).cpu().numpy() for name, v in arrays.items()}
-        if runtime.group is not None:
-            host = {name: all_gather(values, runtime.group, runtime.device) for name, values in host.items()}
-        return drop_padding(host, WEIGHT)
+        return drop_padding({name: _gather(values, runtime) for name, values in host.items()}, WEIGHT)
 
     return run
+
+
+def _gather(values: np.ndarray, runtime: Runtime) -> np.ndarray:
+    """All positions, along the second dimension if there is one, of all examples."""
+    sequence, batch = runtime.mesh.sequence, runtime.mesh.batch
+    if sequence is not None and values.ndim > 1:
+        values = all_gather(values.swapaxes(0, 1), sequence.group, runtime.device).swapaxes(0, 1)
+    return values if batch is None else all_gather(values, batch, runtime.device)
 
 
 def _evaluate(

@@ -52,6 +52,8 @@ def call(
     prefix = "module." if isinstance(objective, DistributedDataParallel) else ""
     if casts(precision):
         batch = compute_batch(batch, precision)
+    if state.sequence is not None:
+        state.sequence.lengths = frozenset(values.shape[1] for values in batch.values() if values.ndim > 1)
     # What FSDP gathers cannot be substituted: then the averages take the place of the weights in memory.
     swapped = averaged and state.gathered
     split = any(each.shards.split for each in (state, *others))

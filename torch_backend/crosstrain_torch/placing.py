@@ -29,6 +29,7 @@ def place(
             f"a model must be prepared once where it is split over a mesh, got a {type(model).__name__} that is split "
             "already. Build a second one, and load the first one's state.snapshot() into its state."
         )
+    _require_sequences(model, mesh)
     tensor.styles(model, plan)
     blueprint = Blueprint(model)
     model.to(dtype=param_dtype(precision), device=None if blueprint.is_needed else device)
@@ -36,11 +37,13 @@ def place(
         model.to(memory_format=torch.channels_last)
     for module in model.modules():
         if isinstance(module, BatchNorm):
-            module.group = mesh.batch
-        elif mesh.batch is not None and isinstance(module, _BatchNorm) and not _is_synchronised(module, device):
-            synchronise(module, mesh.batch)
+            module.group = mesh.losses
+        elif mesh.losses is not None and isinstance(module, _BatchNorm) and not _is_synchronised(module, device):
+            synchronise(module, mesh.losses)
         elif isinstance(module, Dropout):
             module.part = mesh.index("tensor")
+        if hasattr(module, "sequence_part"):
+            module.sequence_part = mesh.sequence
     along = mesh.along("tensor")
     if along is not None:
         tensor.split(model, plan, along)
@@ -49,6 +52,16 @@ def place(
         blueprint.fill(device)
     params = naming.parameters(model)
     return frozenset(params[name] for name in gathered)
+
+
+def _require_sequences(model: nn.Module, mesh: Mesh) -> None:
+    if mesh.sequence is not None and not hasattr(model, "sequence_part"):
+        raise ConfigError(
+            f"a model must handle sequences of which each process has a part, got a {type(model).__name__} without "
+            f"sequence_part on context={mesh.sequence.parts}. Use context=1, or give the class "
+            "`sequence_part = None`, which prepare sets, and use causal_attention(..., part=self.sequence_part) and "
+            "positions from it, as crosstrain_torch.models.gpt does."
+        )
 
 
 def _is_synchronised(module: _BatchNorm, device: torch.device) -> bool:

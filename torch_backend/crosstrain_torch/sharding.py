@@ -5,12 +5,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from crosstrain.errors import ConfigError
-from crosstrain.sharding import BATCH_AXES
+from crosstrain.errors import ConfigError, ModelError
+from crosstrain.sharding import BATCH_AXES, SEQUENCE_AXIS
 
 
 def choose_device(platform: str | None) -> torch.device:
@@ -41,6 +42,36 @@ def join_processes(device: torch.device) -> dist.ProcessGroup | None:
     return dist.group.WORLD if dist.get_world_size() > 1 else None
 
 
+@dataclass(kw_only=True, slots=True)
+class SequencePart:
+    """Which part of every sequence a process holds.
+
+    Attributes:
+        group: the processes that hold the others of the same examples.
+        index: positions `index * T` to `(index + 1) * T` are here, where T is the length that a model is given.
+        parts: how many there are.
+        lengths: of the fields of the batch that a step was given last; empty before.
+    """
+
+    group: dist.ProcessGroup
+    index: int
+    parts: int
+    lengths: frozenset[int] = frozenset()
+
+    def require_whole(self, length: int) -> None:
+        """Refuses a part that a loss function has cut: its positions would no longer be those of the sequence.
+
+        Raises:
+            ModelError: gives the lengths.
+        """
+        if self.lengths and length not in self.lengths:
+            raise ModelError(
+                f"a model must be given whole parts of sequences, got {length} positions where the batch has "
+                f"{', '.join(map(str, sorted(self.lengths)))} on each process. Cut or shift in the data, not in the "
+                "loss function."
+            )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mesh:
     """The processes of a run along the axes of its mesh, the last axis the fastest.
@@ -51,6 +82,8 @@ class Mesh:
         world: the group of all processes; None for a single one.
         batch: the group of those that see different examples, and hold the same parts of tensors; None for one part.
         batch_part: which part of a batch is ours, of how many.
+        losses: the group of those that see different examples or positions; None where there is one.
+        sequence: which part of every sequence is ours; None for whole ones.
     """
 
     sizes: Mapping[str, int]
@@ -58,6 +91,8 @@ class Mesh:
     world: dist.ProcessGroup | None
     batch: dist.ProcessGroup | None
     batch_part: tuple[int, int]
+    losses: dist.ProcessGroup | None
+    sequence: SequencePart | None = None
 
     def along(self, *axes: str) -> DeviceMesh | None:
         """The mesh of those of these axes that are larger than 1; None where none is."""
@@ -69,24 +104,37 @@ class Mesh:
         mesh = self.along(axis)
         return 0 if mesh is None else mesh.get_local_rank()
 
+    def own_positions(self, values: np.ndarray) -> np.ndarray:
+        """Of a field of a batch, the part of its second dimension, if it has one, that this process holds."""
+        if self.sequence is None or values.ndim < 2:
+            return values
+        length = values.shape[1] // self.sequence.parts
+        return values[:, self.sequence.index * length : (self.sequence.index + 1) * length]
+
 
 def build_mesh(sizes: Mapping[str, int], world: dist.ProcessGroup | None, device: torch.device) -> Mesh:
     """The mesh of all processes; every one of them calls this."""
     wide = {axis: size for axis, size in sizes.items() if size > 1}
     if all(axis == "data" for axis in wide):
         part = (0, 1) if world is None else (dist.get_rank(world), dist.get_world_size(world))
-        return Mesh(sizes=sizes, native=None, world=world, batch=world, batch_part=part)
+        return Mesh(sizes=sizes, native=None, world=world, batch=world, batch_part=part, losses=world)
     native = init_device_mesh(device.type, tuple(wide.values()), mesh_dim_names=tuple(wide))
     split = tuple(axis for axis in wide if axis in BATCH_AXES)
     index = 0
     for axis in split:
         index = index * sizes[axis] + native.get_local_rank(axis)
     part = (index, math.prod(sizes[axis] for axis in split))
-    return Mesh(sizes=sizes, native=native, world=world, batch=_group(native, split), batch_part=part)
+    batch = _group(native, split, "batch")
+    if SEQUENCE_AXIS not in wide:
+        return Mesh(sizes=sizes, native=native, world=world, batch=batch, batch_part=part, losses=batch)
+    context = native[SEQUENCE_AXIS]
+    sequence = SequencePart(group=context.get_group(), index=context.get_local_rank(), parts=context.size())
+    losses = _group(native, tuple(axis for axis in wide if axis in split or axis == SEQUENCE_AXIS), "losses")
+    return Mesh(sizes=sizes, native=native, world=world, batch=batch, batch_part=part, losses=losses, sequence=sequence)
 
 
-def _group(native: DeviceMesh, axes: tuple[str, ...]) -> dist.ProcessGroup | None:
+def _group(native: DeviceMesh, axes: tuple[str, ...], name: str) -> dist.ProcessGroup | None:
     if not axes:
         return None
     mesh = native[axes]
-    return (mesh if len(axes) == 1 else mesh._flatten("batch")).get_group()
+    return (mesh if len(axes) == 1 else mesh._flatten(name)).get_group()

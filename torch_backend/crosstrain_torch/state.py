@@ -49,6 +49,7 @@ class TorchState(TrainState):
         super().__init__(optimizer, average, plan)
         self.gathered = place(model, plan, mesh, precision, device)
         self._model, self._device, self._mesh = model.train(), device, mesh
+        self.sequence = mesh.sequence
         self.dropouts = [m for m in model.modules() if isinstance(m, Dropout) and m.rate]
         self.params = naming.parameters(model)
         self.shards = Shards(self.params, mesh.world)
@@ -115,11 +116,17 @@ class TorchState(TrainState):
         return [param.grad for param in self.learning.now if param.grad is not None]
 
     def reduce_gradients(self) -> None:
-        """Adds up over the batch what neither FSDP nor DDP adds up."""
-        if self._mesh.batch is not None:
-            pairs = zip(self.params.values(), self.shards.local.values(), strict=True)
-            grads = [p.grad for native, p in pairs if native not in self.gathered and p.grad is not None]
-            reduce_sum(grads, self._mesh.batch)
+        """Adds up over examples and positions what neither FSDP nor DDP adds up."""
+        pairs = [
+            (native in self.gathered, param.grad)
+            for native, param in zip(self.params.values(), self.shards.local.values(), strict=True)
+            if param.grad is not None
+        ]
+        if self._mesh.losses is not None:
+            reduce_sum((grad for gathered, grad in pairs if not gathered), self._mesh.losses)
+        if self._mesh.sequence is not None:
+            # FSDP has added up over the batch.
+            reduce_sum((grad for gathered, grad in pairs if gathered), self._mesh.sequence.group)
 
     def update(self, rate: float, momentum: float, average: float) -> None:
         """One native optimizer step, then the average; the gradients are gone after it."""

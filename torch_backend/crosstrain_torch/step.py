@@ -19,11 +19,12 @@ from crosstrain.objective import read_outputs
 from crosstrain.precision import Precision
 from crosstrain.random import WORD_MASK, StepRandom, seed_key, threefry2x32
 from crosstrain.state import require_trainable
-from crosstrain.step import LossFn, StepHyper, StepOptions
+from crosstrain.step import LossFn, Remat, StepHyper, StepOptions
 from crosstrain_torch import fsdp, optim
 from crosstrain_torch.collectives import all_reduce
 from crosstrain_torch.objective import Batch, Objective, call
 from crosstrain_torch.precision import forward_scope
+from crosstrain_torch.remat import rematerialised
 from crosstrain_torch.sharding import Mesh
 from crosstrain_torch.state import TorchGradients, TorchState
 
@@ -33,12 +34,13 @@ Outputs = dict[str, Loss]
 class Runtime:
     """What every step of one accelerator shares: precision, device, mesh, seed.
 
-    `group` has the processes that see different examples; without a mesh beyond `data`, DDP adds up their gradients.
+    `group` has the processes that see different examples or positions; without a mesh beyond `data`, DDP adds up their
+    gradients.
     """
 
     def __init__(self, precision: Precision, device: torch.device, mesh: Mesh, seed: int) -> None:
         self.precision, self.device, self.mesh = precision, device, mesh
-        self.group, (self.part, self.parts) = mesh.batch, mesh.batch_part
+        self.group, (self.part, self.parts) = mesh.losses, mesh.batch_part
         self.uses_ddp = mesh.native is None and mesh.world is not None
         self._dropout_key = seed_key(seed, "dropout")
 
@@ -78,8 +80,8 @@ def _wrap(word: Any) -> Any:
 class Gradient:
     """Runs a loss function forward and backward over micro-batches: leaves exact gradients in the parameters."""
 
-    def __init__(self, loss_fn: LossFn, runtime: Runtime, accumulate_steps: int = 1) -> None:
-        self._loss_fn, self._runtime, self._count = loss_fn, runtime, accumulate_steps
+    def __init__(self, loss_fn: LossFn, runtime: Runtime, accumulate_steps: int = 1, remat: Remat = "none") -> None:
+        self._loss_fn, self._runtime, self._count, self._remat = loss_fn, runtime, accumulate_steps, remat
         self._positions: dict[int, torch.Tensor] = {}
         self._objectives: WeakKeyDictionary[TorchState, dict[Any, nn.Module]] = WeakKeyDictionary()
 
@@ -129,7 +131,7 @@ class Gradient:
         # Also for the others, whose own count may stand still: the step is that of the state in training.
         for owner in (state, *others):
             runtime.bind_random(owner, state.step, rows)
-        with forward_scope(runtime.precision, runtime.device):
+        with forward_scope(runtime.precision, runtime.device), rematerialised(state.model, self._remat):
             result = call(objective, batch, runtime.precision, state=state, others=others)
         loss, metrics = read_outputs(result, examples=len(rows), padded=WEIGHT in batch)
         return {"loss": loss, **metrics}
@@ -215,7 +217,7 @@ class TrainRun:
     """One optimizer step; see `crosstrain.step.RunStep`."""
 
     def __init__(self, loss_fn: LossFn, options: StepOptions, runtime: Runtime) -> None:
-        self._gradient = Gradient(loss_fn, runtime, options.accumulate_steps)
+        self._gradient = Gradient(loss_fn, runtime, options.accumulate_steps, options.remat)
         self._options, self._runtime = options, runtime
         self._clipping = options.clipping
         self._looks_at_gradients = options.wants_norm or options.clip_value is not None
@@ -233,9 +235,11 @@ class TrainRun:
         return self._runtime.metrics(outputs, {"learning_rate": hyper[0]})
 
 
-def gradient_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch]) -> Callable[..., Any]:
+def gradient_step(
+    loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch], remat: Remat = "none"
+) -> Callable[..., Any]:
     """See `Accelerator.value_and_grad`."""
-    gradient = Gradient(loss_fn, runtime)
+    gradient = Gradient(loss_fn, runtime, remat=remat)
 
     def run(state: TorchState, batch: Batch, *others: TorchState) -> tuple[Metrics, TorchGradients]:
         require_trainable(state, others)

@@ -62,6 +62,8 @@ class Loader:
             self._source = as_source(source)
             self._stream = Stream(source) if self._source is None else None
         self._transform, self._on_device = self._compose(spec)
+        if self._on_device is not None:
+            placement.require_device_transforms()
         self._next = self._position = Position(epoch=0)
         self._iteration: object = None
         self._check_workers()

@@ -41,6 +41,7 @@ class Placement:
         part: which contiguous part of every global batch this process loads.
         parts: how many there are; processes that hold other parts of the same model load the same part of the batch.
         data_size: over how many devices the batch is split.
+        sequence_parts: over how many devices the second dimension of every field that has one is split.
         float_dtype: floating fields are cast to it.
         wide_integers: whether integers wider than 32 bits stay as they are (torch's losses want them) or become int32.
         put: copies this process's part to its devices.
@@ -50,6 +51,7 @@ class Placement:
     part: int
     parts: int
     data_size: int
+    sequence_parts: int = 1
     float_dtype: str
     wide_integers: bool = False
     put: Callable[[Arrays], dict[str, Any]]
@@ -59,9 +61,12 @@ class Placement:
         """The batch in the types that reach the devices.
 
         Raises:
-            DataError: an integer that does not fit into 32 bits, or a field that is no array of numbers.
+            DataError: an integer that does not fit into 32 bits, a field that is no array of numbers, or a sequence
+                that the context axis does not divide.
         """
-        return {name: self._convert(name, np.asarray(values)) for name, values in batch.items()}
+        converted = {name: self._convert(name, np.asarray(values)) for name, values in batch.items()}
+        self._require_sequences(converted)
+        return converted
 
     def check(self, batch: Any) -> Arrays:
         """A host batch given by hand, converted and checked.
@@ -106,6 +111,37 @@ class Placement:
         """
         if self.parts == 1 and WEIGHT in batch:
             require_some_weight(batch[WEIGHT], what)
+
+    def require_device_transforms(self) -> None:
+        """Refuses transforms on devices that have parts of an example.
+
+        Raises:
+            DataError: says where they can run.
+        """
+        if self.sequence_parts > 1:
+            raise DataError(
+                f"transform_on must be 'host' where context splits examples, got transform_on='device' with "
+                f"context={self.sequence_parts}. Use transform_on='host'."
+            )
+
+    def _require_sequences(self, batch: Arrays) -> None:
+        if self.sequence_parts == 1:
+            return
+        lengths = {name: values.shape[1] for name, values in batch.items() if values.ndim > 1}
+        for name, length in lengths.items():
+            if length % self.sequence_parts:
+                low = max(1, length // self.sequence_parts) * self.sequence_parts
+                raise DataError(
+                    f"the second dimension of every field must be a multiple of the context axis, got {name} of shape "
+                    f"{batch[name].shape} with context={self.sequence_parts}. Use a length of "
+                    f"{low} or {low + self.sequence_parts}; shift labels in the data, not in "
+                    "the loss function."
+                )
+        if not lengths:
+            raise DataError(
+                f"a batch must have a field of shape (B, T, ...) that context={self.sequence_parts} can split, got "
+                f"{ {name: values.shape for name, values in batch.items()} }. Use context=1."
+            )
 
     def _convert(self, name: str, values: np.ndarray) -> np.ndarray:
         kind = values.dtype.kind

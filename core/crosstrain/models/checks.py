@@ -46,16 +46,29 @@ def require_shape(name: str, values: Any, expected: tuple[int | str, ...]) -> No
         raise ModelError(f"{name} must have shape ({wanted}), got {shape}. Change the input or the model's config.")
 
 
-def require_length(values: Any, longest: int) -> None:
+def require_length(length: int, longest: int) -> None:
     """Refuses token sequences longer than the model's table of positions.
 
     Raises:
         ModelError: gives both lengths.
     """
-    if values.shape[1] > longest:
+    if length > longest:
         raise ModelError(
-            f"tokens must have at most max_seq_len={longest} positions, got {values.shape[1]}. "
+            f"tokens must have at most max_seq_len={longest} positions, got {length}. "
             "Use shorter windows, or a larger max_seq_len."
+        )
+
+
+def require_parts(length: int, parts: int) -> None:
+    """Refuses sequences that the devices of the `context` axis cannot share.
+
+    Raises:
+        ModelError: gives the length and the axis.
+    """
+    if length % parts:
+        raise ModelError(
+            f"the sequence must be a multiple of the context axis, got {length} positions with context={parts}. "
+            "Cut or pad it in the data, not in the loss function."
         )
 
 

@@ -2,6 +2,15 @@
 
 from crosstrain.sharding.plan import ParamPlan, ShardingPlan
 from crosstrain.sharding.planner import plan_model, plan_parameters
-from crosstrain.sharding.rules import ACTIVATIONS, BATCH_AXES, ShardingRules
+from crosstrain.sharding.rules import ACTIVATIONS, BATCH_AXES, SEQUENCE_AXIS, ShardingRules
 
-__all__ = ["ACTIVATIONS", "BATCH_AXES", "ParamPlan", "ShardingPlan", "ShardingRules", "plan_model", "plan_parameters"]
+__all__ = [
+    "ACTIVATIONS",
+    "BATCH_AXES",
+    "SEQUENCE_AXIS",
+    "ParamPlan",
+    "ShardingPlan",
+    "ShardingRules",
+    "plan_model",
+    "plan_parameters",
+]

@@ -9,6 +9,7 @@ from flax import nnx
 
 from crosstrain.models.checks import require_integer, require_length, require_shape
 from crosstrain.models.gpt import GPTConfig
+from crosstrain_jax.models.attention import causal_attention
 from crosstrain_jax.models.layers import Dropout, RMSNorm
 from crosstrain_jax.precision import wide_dtype
 from crosstrain_jax.sharding import constrain
@@ -30,22 +31,6 @@ def positions_in(segments: jax.Array) -> jax.Array:
     places = jnp.arange(segments.shape[1])
     starts = jnp.where(segments != jnp.roll(segments, 1, axis=1), places, 0)
     return places - jax.lax.cummax(starts, axis=1)
-
-
-def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None = None) -> jax.Array:
-    """softmax(q k^T / sqrt(head_dim)) v over earlier positions; (B, T, heads, head_dim), fewer heads in k and v.
-
-    With segments, (B, T), a position sees only those of its own.
-    """
-    _, length, heads, width = q.shape
-    if k.shape[2] != heads:
-        k, v = (jnp.repeat(x, heads // x.shape[2], axis=2) for x in (k, v))
-    scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=wide_dtype(q)) * width**-0.5
-    mask = jnp.tril(jnp.ones((length, length), bool))
-    if segments is not None:
-        mask = mask & (segments[:, None, :, None] == segments[:, None, None, :])
-    weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1).astype(v.dtype)
-    return jnp.einsum("bhts,bshd->bthd", weights, v)
 
 
 class Attention(nnx.Module):
@@ -125,7 +110,7 @@ class GPT(nnx.Module):
         """
         require_integer("tokens", tokens, jnp.issubdtype(tokens.dtype, jnp.floating))
         require_shape("tokens", tokens, ("B", "T"))
-        require_length(tokens, self.config.max_seq_len)
+        require_length(tokens.shape[1], self.config.max_seq_len)
         x = self.dropout(constrain(self.tok_embeddings(tokens), *_STREAM))
         angles = self.config.rope_angles()[: tokens.shape[1]]
         cos, sin = jnp.asarray(np.cos(angles), wide_dtype(x)), jnp.asarray(np.sin(angles), wide_dtype(x))

@@ -6,7 +6,9 @@ from torch import nn
 
 from crosstrain.models.checks import require_integer, require_length, require_shape
 from crosstrain.models.gpt import GPTConfig
+from crosstrain_torch.models.attention import causal_attention, whole_segments
 from crosstrain_torch.models.layers import Dropout, RMSNorm, project
+from crosstrain_torch.sharding import SequencePart
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -23,33 +25,13 @@ def positions_in(segments: torch.Tensor) -> torch.Tensor:
     return places - starts.cummax(dim=1).values
 
 
-def causal_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: torch.Tensor | None = None
-) -> torch.Tensor:
-    """softmax(q k^T / sqrt(head_dim)) v over earlier positions; (B, T, heads, head_dim), fewer heads in k and v.
-
-    With segments, (B, T), a position sees only those of its own.
-    """
-    mask = None
-    if segments is not None:
-        mask = (segments[:, None, :, None] == segments[:, None, None, :]).tril()
-    out = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=mask,
-        is_causal=mask is None,
-        enable_gqa=k.shape[2] != q.shape[2],
-    )
-    return out.transpose(1, 2)
-
-
 class Attention(nn.Module):
     """Causal self-attention with grouped queries, scaled by 1/sqrt(head_dim)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        self.sequence_part: SequencePart | None = None
         kv_dim = config.kv_heads * config.head_dim
         self.wq = nn.Linear(config.dim, config.dim, bias=False)
         self.wk = nn.Linear(config.dim, kv_dim, bias=False)
@@ -65,7 +47,7 @@ class Attention(nn.Module):
         q = rotate(self.wq(x).unflatten(-1, heads), cos, sin)
         k = rotate(self.wk(x).unflatten(-1, heads), cos, sin)
         v = self.wv(x).unflatten(-1, heads)
-        return self.wo(causal_attention(q, k, v, segments).flatten(-2))
+        return self.wo(causal_attention(q, k, v, segments, self.sequence_part).flatten(-2))
 
 
 class FeedForward(nn.Module):
@@ -108,6 +90,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        self.sequence_part: SequencePart | None = None
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.dropout = Dropout(config.dropout, "dropout")
         self.layers = nn.ModuleList(Block(config, f"layers.{i}") for i in range(config.n_layers))
@@ -132,13 +115,17 @@ class GPT(nn.Module):
         """
         require_integer("tokens", tokens, tokens.is_floating_point())
         require_shape("tokens", tokens, ("B", "T"))
-        require_length(tokens, self.config.max_seq_len)
-        cos, sin = self.rope_cos[: tokens.shape[1]], self.rope_sin[: tokens.shape[1]]
+        part, length = self.sequence_part, tokens.shape[1]
+        require_length(length if part is None else length * part.parts, self.config.max_seq_len)
+        start = 0 if part is None else length * part.index
+        here = slice(start, start + length)
+        cos, sin = self.rope_cos[here], self.rope_sin[here]
         if segments is not None:
             require_integer("segments", segments, segments.is_floating_point())
             require_shape("segments", segments, tuple(tokens.shape))
-            places = positions_in(segments)
-            cos, sin = cos[places], sin[places]
+            segments = whole_segments(segments, part)
+            places = positions_in(segments)[:, here]
+            cos, sin = self.rope_cos[places], self.rope_sin[places]
         x = self.dropout(self.tok_embeddings(tokens))
         for layer in self.layers:
             x = layer(x, cos, sin, segments)

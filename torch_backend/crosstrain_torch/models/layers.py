@@ -13,6 +13,7 @@ from crosstrain.models.checks import require_groups
 from crosstrain.random import StepRandom, keep_threshold, stable_hash
 from crosstrain_torch.collectives import all_reduce_autograd
 from crosstrain_torch.precision import wide_dtype
+from crosstrain_torch.sharding import SequencePart
 
 
 class BatchNorm(nn.Module):
@@ -197,7 +198,7 @@ def _reset(norm: nn.Module) -> None:
 class Dropout(nn.Module):
     """Inverted dropout whose mask is a function of (seed, step, layer name, example, feature): see `StepRandom`.
 
-    The training step sets `random` before each forward pass.
+    The training step sets `random` before each forward pass, `prepare` which part of a sequence, dimension 1, is here.
 
     Args:
         rate: probability of dropping an element.
@@ -210,6 +211,7 @@ class Dropout(nn.Module):
         self.rate, self.width, self.part = rate, width, 0
         self.layer = stable_hash(name, bits=32)
         self.random: StepRandom | None = None
+        self.sequence_part: SequencePart | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, ...) -> (B, ...); the identity in evaluation mode."""
@@ -226,9 +228,10 @@ class Dropout(nn.Module):
     def _columns(self, x: torch.Tensor) -> torch.Tensor:
         """Which elements of a whole example these are."""
         count, here = x[0].numel(), x.shape[-1]
+        before = 0 if self.sequence_part is None or x.ndim < 3 else self.sequence_part.index * (count // here)
         if self.width in (None, here):
-            return torch.arange(count, device=x.device)
-        outer = torch.arange(count // here, device=x.device)[:, None] * self.width
+            return torch.arange(before * here, before * here + count, device=x.device)
+        outer = torch.arange(before, before + count // here, device=x.device)[:, None] * self.width
         return (outer + self.part * here + torch.arange(here, device=x.device)).flatten()
 
 
