@@ -21,8 +21,10 @@ from crosstrain.errors import (
     LossError,
     ModelError,
     NonFiniteLossError,
+    OutOfMemoryError,
 )
 from crosstrain.loss import Loss
+from crosstrain.memory import find_batch_size
 from crosstrain.mesh import MeshSpec
 from crosstrain.metrics import Metrics, MetricSum
 from crosstrain.ops import Ops
@@ -108,6 +110,7 @@ __all__ = [
     "NonFiniteLossError",
     "Ops",
     "OptimizerSpec",
+    "OutOfMemoryError",
     "ParamGroup",
     "Precision",
     "RangeCurve",
@@ -129,6 +132,7 @@ __all__ = [
     "data",
     "ema",
     "f1",
+    "find_batch_size",
     "flat_cos",
     "lamb",
     "linear",
