@@ -78,7 +78,7 @@ from crosstrain.trainer import Trainer
 from crosstrain.training import History
 
 if TYPE_CHECKING:
-    from crosstrain import callbacks
+    from crosstrain import callbacks, trackers
     from crosstrain.checkpoint import Best, CheckpointSpec
     from crosstrain.launch.notebook import notebook_launcher
     from crosstrain.training.lr_find import RangeCurve, RangeTest
@@ -158,6 +158,7 @@ __all__ = [
     "swa",
     "torch_one_cycle",
     "torch_one_cycle_momentum",
+    "trackers",
     "triangular",
     "triangular2",
     "undecayed",
@@ -177,6 +178,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Checkpoints and what only some calls need are imported when they are first asked for."""
+    if name == "trackers":
+        return importlib.import_module(f"{__name__}.trackers")
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

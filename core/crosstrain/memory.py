@@ -136,7 +136,7 @@ def _attempt(accelerator: Memory, call: Callable[[], Any]) -> tuple[bool, Any]:
         del result, failure
         accelerator.free_memory()
         return False, None
-    cause = "failed" if "failed" in outcomes else "interrupted"
+    cause: _Outcome = "failed" if "failed" in outcomes else "interrupted"
     if failure is not None and outcome == cause:
         raise failure
     failed = outcomes.index(cause)
