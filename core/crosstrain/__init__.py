@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from crosstrain import callbacks, trackers
     from crosstrain.checkpoint import Best, CheckpointSpec
     from crosstrain.launch.notebook import notebook_launcher
+    from crosstrain.training.config import RunConfig
     from crosstrain.training.lr_find import RangeCurve, RangeTest
     from crosstrain.training.plans import Cycle
 
@@ -115,6 +116,7 @@ __all__ = [
     "Precision",
     "RangeCurve",
     "RangeTest",
+    "RunConfig",
     "Schedule",
     "ShardingPlan",
     "ShardingRules",
@@ -173,6 +175,7 @@ _HOMES = {
     "RangeCurve": "training.lr_find",
     "RangeTest": "training.lr_find",
     "notebook_launcher": "launch.notebook",
+    "RunConfig": "training.config",
 }
 
 
