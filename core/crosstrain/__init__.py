@@ -21,8 +21,10 @@ from crosstrain.errors import (
     LossError,
     ModelError,
     NonFiniteLossError,
+    OutOfMemoryError,
 )
 from crosstrain.loss import Loss
+from crosstrain.memory import find_batch_size
 from crosstrain.mesh import MeshSpec
 from crosstrain.metrics import Metrics, MetricSum
 from crosstrain.ops import Ops
@@ -76,9 +78,10 @@ from crosstrain.trainer import Trainer
 from crosstrain.training import History
 
 if TYPE_CHECKING:
-    from crosstrain import callbacks
+    from crosstrain import callbacks, trackers
     from crosstrain.checkpoint import Best, CheckpointSpec
     from crosstrain.launch.notebook import notebook_launcher
+    from crosstrain.training.config import RunConfig
     from crosstrain.training.lr_find import RangeCurve, RangeTest
     from crosstrain.training.plans import Cycle
 
@@ -108,10 +111,12 @@ __all__ = [
     "NonFiniteLossError",
     "Ops",
     "OptimizerSpec",
+    "OutOfMemoryError",
     "ParamGroup",
     "Precision",
     "RangeCurve",
     "RangeTest",
+    "RunConfig",
     "Schedule",
     "ShardingPlan",
     "ShardingRules",
@@ -129,6 +134,7 @@ __all__ = [
     "data",
     "ema",
     "f1",
+    "find_batch_size",
     "flat_cos",
     "lamb",
     "linear",
@@ -154,6 +160,7 @@ __all__ = [
     "swa",
     "torch_one_cycle",
     "torch_one_cycle_momentum",
+    "trackers",
     "triangular",
     "triangular2",
     "undecayed",
@@ -168,11 +175,14 @@ _HOMES = {
     "RangeCurve": "training.lr_find",
     "RangeTest": "training.lr_find",
     "notebook_launcher": "launch.notebook",
+    "RunConfig": "training.config",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Checkpoints and what only some calls need are imported when they are first asked for."""
+    if name == "trackers":
+        return importlib.import_module(f"{__name__}.trackers")
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

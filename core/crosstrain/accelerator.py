@@ -20,6 +20,7 @@ from crosstrain.errors import ConfigError
 from crosstrain.exchange import Call
 from crosstrain.folding import words
 from crosstrain.handover import HandOver
+from crosstrain.memory import Memory
 from crosstrain.mesh import MeshSpec
 from crosstrain.meshes import Meshes
 from crosstrain.optim import Averaging, OptimizerSpec
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 Platform = Literal["cpu", "gpu", "tpu"]
 
 
-class Accelerator(Inspection, HandOver, Meshes, Processes):
+class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
     """One training interface over the devices of this run.
 
     `Accelerator("jax")` returns that engine's subclass, as `pathlib.Path` does; `Accelerator()` the installed one's.

@@ -57,6 +57,10 @@ class LaunchError(CrosstrainError, RuntimeError):
     """Processes of a job that failed, were killed, or did not find each other."""
 
 
+class OutOfMemoryError(CrosstrainError, MemoryError):
+    """Not even the smallest batch fits into memory."""
+
+
 class NonFiniteLossError(CrosstrainError, FloatingPointError):
     """A loss that became NaN or infinite; `step` is the optimizer step (0-based) that produced it."""
 

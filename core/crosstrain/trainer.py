@@ -1,6 +1,7 @@
 """`Trainer`: the training loop, once, for both engines."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +13,7 @@ from crosstrain.data.phases import Batches
 from crosstrain.errors import ConfigError, require_count
 from crosstrain.metrics import MetricSum
 from crosstrain.state import TrainState
-from crosstrain.step import LossFn
+from crosstrain.step import LossFn, StepOptions
 from crosstrain.training.history import History
 from crosstrain.training.loop import Loop
 from crosstrain.training.lr_find import RangeCurve, RangeTest, range_test
@@ -20,6 +21,7 @@ from crosstrain.training.recipes import Recipes
 
 if TYPE_CHECKING:
     from crosstrain.checkpoint import CheckpointSpec
+    from crosstrain.trackers import Tracker
 
 
 class Trainer(Recipes):
@@ -38,6 +40,8 @@ class Trainer(Recipes):
             names tell which it is (`head`, `lm_head`, `classifier`, `fc`, the highest number), and all before it.
         log_every: optimizer steps between reads of the metrics.
         callbacks: called in this order.
+        trackers: where logged steps and evaluations go, from the main process; see `ct.trackers`. They have what
+            callbacks add to a record.
         progress: show a progress bar on the terminal of the main process.
 
     Raises:
@@ -57,6 +61,7 @@ class Trainer(Recipes):
         layers: Sequence[str] = (),
         log_every: int = 10,
         callbacks: Sequence[Callback] = (),
+        trackers: "Sequence[Tracker]" = (),
         progress: bool = True,
     ) -> None:
         require_count("log_every", log_every)
@@ -64,18 +69,19 @@ class Trainer(Recipes):
         self.history = History()
         self._set_layers(layers)
         self._callbacks = tuple(callbacks)
+        if trackers:
+            from crosstrain.trackers import Tracking
+
+            self._callbacks += (Tracking(tuple(trackers)),)
         if progress:
             from crosstrain.progress import ProgressBar
 
             self._callbacks += (ProgressBar(title=accelerator.backend),)
         self._log_every = log_every
-        self._step = accelerator.train_step(
-            loss_fn,
-            accumulate_steps=accumulate_steps,
-            clip_norm=clip_norm,
-            clip_value=clip_value,
-            grad_norm=grad_norm,
+        self.options = StepOptions(
+            accumulate_steps=accumulate_steps, clip_norm=clip_norm, clip_value=clip_value, grad_norm=grad_norm
         )
+        self._step = accelerator.train_step(loss_fn, **asdict(self.options))
         self._eval_step = accelerator.eval_step(loss_fn)
 
     def fit(

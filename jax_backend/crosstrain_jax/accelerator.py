@@ -20,7 +20,7 @@ from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.sharding import ShardingPlan, plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, Remat, RunStep, StepOptions, require_remat
-from crosstrain_jax import capture, defaults, evaluation, models, naming, objective, profiler, sharding, step
+from crosstrain_jax import capture, defaults, evaluation, memory, models, naming, objective, profiler, sharding, step
 from crosstrain_jax.collectives import all_gather, read
 from crosstrain_jax.layout import LayoutCache
 from crosstrain_jax.materialise import materialise
@@ -90,6 +90,12 @@ class JaxAccelerator(Accelerator):
     def close(self) -> None:
         """See `crosstrain.Accelerator`."""
         self.wait_for_everyone()
+
+    def _is_out_of_memory(self, error: BaseException) -> bool:
+        return memory.is_out_of_memory(error)
+
+    def _free_memory(self) -> None:
+        memory.free()
 
     def _all_gather(self, values: np.ndarray) -> np.ndarray:
         return all_gather(values)

@@ -229,6 +229,18 @@ def test_processes_set_up_differently_are_refused(launch: Any) -> None:
         assert each["debug"]["seeds"].startswith(message)
 
 
+def test_all_processes_go_on_with_a_batch_that_fits_all(launch: Any) -> None:
+    """Also those that wait for the one without memory; an error of another kind ends the search on all of them."""
+    _, results = launch
+    for index, each in enumerate(results):
+        found = each["batch sizes"]
+        assert found["go on"] == found["wait"] == [2, 4]
+        assert found["sizes"] == [8, 4, 2, 8, 4, 2, 8]
+        assert ("KeyError" if index == 0 else "CollectiveError: every process must finish an attempt") in found["fail"]
+        assert ("'a bug'" if index == 0 else "process 0 raised") in found["fail"]
+        assert found["odd"].startswith("ConfigError: starting_batch_size must be a multiple of the mesh's batch axes")
+
+
 def test_arrays_that_span_processes(launch: Any) -> None:
     backend, results = launch
     if backend == "torch":

@@ -4,6 +4,7 @@ Does everything that processes can do together, and writes what came out to FOLD
 started by torchrun; JAX's get their place on the command line.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -142,6 +143,32 @@ def mismatches(accelerator: ct.Accelerator) -> dict[str, str]:
     return {name: outcome(attempt) for name, attempt in attempts.items()}
 
 
+def batch_sizes(accelerator: ct.Accelerator) -> dict[str, Any]:
+    """The last process has too little memory; the others are done, wait for it, or see another error."""
+    zeros = importlib.import_module({"jax": "jax.numpy", "torch": "torch"}[accelerator.backend]).zeros
+    sizes: list[int] = []
+    devices = accelerator.device_count
+
+    def run(batch_size: int, accumulate_steps: int, others: str) -> list[int]:
+        sizes.append(batch_size // devices)
+        if accelerator.is_last_process and batch_size > 2 * devices:
+            zeros((2**25, 2**25))
+        if others == "wait":
+            accelerator.wait_for_everyone()
+        if others == "fail" and accelerator.process_index == 0:
+            raise KeyError("a bug")
+        return [batch_size // devices, accumulate_steps]
+
+    find = ct.find_batch_size(run, accelerator=accelerator, starting_batch_size=8 * devices)
+    found: dict[str, Any] = {others: find(others) for others in ("go on", "wait")}
+    try:
+        found["fail"] = outcome(lambda: find("fail"))
+    except KeyError as error:
+        found["fail"] = f"KeyError: {error}"
+    odd = outcome(lambda: ct.find_batch_size(run, accelerator=accelerator, starting_batch_size=devices + 1))
+    return found | {"sizes": sizes, "odd": odd}
+
+
 def debugging(backend: str) -> dict[str, str]:
     """With `debug` the steps agree too; and processes that were set up differently are refused."""
     accelerator = ct.Accelerator(backend, debug=True)
@@ -200,6 +227,7 @@ def main(backend: str, folder: Path, places: list[str]) -> None:
         "metrics": metrics(accelerator),
         "augmented": augmented(accelerator),
         "mismatches": mismatches(accelerator),
+        "batch sizes": batch_sizes(accelerator),
         "debug": debugging(backend),
         "spanning": spanning(accelerator) if backend == "jax" else {},
     }

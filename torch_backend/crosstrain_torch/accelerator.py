@@ -19,7 +19,7 @@ from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.sharding import SEQUENCE_AXIS, plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, Remat, RunStep, StepOptions, require_remat
-from crosstrain_torch import capture, evaluation, models, naming, profiler, sharding, step
+from crosstrain_torch import capture, evaluation, memory, models, naming, profiler, sharding, step
 from crosstrain_torch.collectives import all_gather
 from crosstrain_torch.pixels import Augment
 from crosstrain_torch.precision import param_dtype
@@ -91,6 +91,12 @@ class TorchAccelerator(Accelerator):
             self.wait_for_everyone()
             dist.destroy_process_group()
             self._group = None
+
+    def _is_out_of_memory(self, error: BaseException) -> bool:
+        return memory.is_out_of_memory(error)
+
+    def _free_memory(self) -> None:
+        memory.free()
 
     def _all_gather(self, values: np.ndarray) -> np.ndarray:
         return all_gather(values[np.newaxis], self._group, self.device)

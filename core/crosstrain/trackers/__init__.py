@@ -1,0 +1,20 @@
+"""Trackers: where a run's numbers go. `Trainer(trackers=[ct.trackers.JsonLines("run.jsonl")])`.
+
+Files need no library. The others are thin: each calls its own library, and is refused when that is not installed.
+"""
+
+from crosstrain.trackers.base import Tracker, Tracking, hyperparameters
+from crosstrain.trackers.files import Csv, JsonLines
+from crosstrain.trackers.libraries import MLflow, TensorBoard, Trackio, WandB
+
+__all__ = [
+    "Csv",
+    "JsonLines",
+    "MLflow",
+    "TensorBoard",
+    "Tracker",
+    "Tracking",
+    "Trackio",
+    "WandB",
+    "hyperparameters",
+]
