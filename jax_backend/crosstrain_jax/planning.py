@@ -1,5 +1,6 @@
 """Plans on JAX: the training step itself, compiled ahead of time for devices that are not there."""
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -23,10 +24,10 @@ from crosstrain.sharding import ShardingPlan, plan_model
 from crosstrain_jax import models, naming
 from crosstrain_jax.flops import matmul_flops
 from crosstrain_jax.hlo import Exchanges, exchanges
+from crosstrain_jax.layout import Layout, make_layout
 from crosstrain_jax.objective import Runtime
 from crosstrain_jax.precision import is_floating, param_dtype, scope
 from crosstrain_jax.sharding import batch_sharding, build_mesh
-from crosstrain_jax.state import Layout, _layout
 from crosstrain_jax.step import TrainRun
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -56,7 +57,7 @@ def abstract_state(
 ) -> AbstractState:
     """What `JaxState` would hold of a model whose leaves are shapes, see `flax.nnx.eval_shape`."""
     with scope(precision):
-        layout, dtype = _layout(model, optimizer, plan, mesh), param_dtype(precision)
+        layout, dtype = make_layout(model, optimizer, plan, mesh).at(step=0), param_dtype(precision)
         shardings, whole = layout.shardings, partial(_shape, sharding=layout.shardings.whole)
         params, buffers = (jax.tree.leaves(each) for each in nnx.split(model, nnx.Param, ...)[1:])
         placed = tuple(_shape(leaf, where, dtype) for leaf, where in zip(params, shardings.params, strict=True))
@@ -186,10 +187,8 @@ def _devices(topology: Topology) -> list[jax.Device]:
 
 
 def _virtual(count: int) -> list[jax.Device]:
-    try:
+    with contextlib.suppress(RuntimeError):  # JAX runs already; what it has may be enough
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:
-        pass  # JAX runs already; what it has may be enough
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise ConfigError(
@@ -197,5 +196,3 @@ def _virtual(count: int) -> list[jax.Device]:
             "Plan before anything else uses JAX in this process."
         )
     return devices[:count]
-
-

@@ -107,8 +107,13 @@ class Report:
         return Times(
             compute=self.measured.flops / chip.flops_per_s,
             memory=(self.measured.hbm_bytes or 0.0) / chip.hbm_bytes_per_s,
-            communication=sent_bytes(self.measured.collectives) / (2 * chip.link_bytes_per_s),
+            communication=self.sent_bytes / (2 * chip.link_bytes_per_s),
         )
+
+    @property
+    def sent_bytes(self) -> float:
+        """What a chip sends per step."""
+        return sent_bytes(self.measured.collectives)
 
     @property
     def mesh(self) -> str:

@@ -54,8 +54,10 @@ def together(collectives: Iterable[Collective]) -> tuple[Collective, ...]:
     for each in collectives:
         key = (each.kind, each.axes, each.group_size)
         known = groups.get(key)
-        groups[key] = each if known is None else replace(
-            known, count=known.count + each.count, operand_bytes=known.operand_bytes + each.operand_bytes
+        groups[key] = (
+            each
+            if known is None
+            else replace(known, count=known.count + each.count, operand_bytes=known.operand_bytes + each.operand_bytes)
         )
     return tuple(sorted(groups.values(), key=lambda each: -each.sent_bytes))
 
