@@ -68,13 +68,16 @@ def exchanges(text: str, mesh: Mapping[str, int]) -> Exchanges:
     """
     entry, computations = _read(text)
     total = math.prod(mesh.values())
-    found, complete = [], True
+    found: list[Collective] = []
+    complete, chains = True, set[str]()
     for name, times, known in _runs(entry, computations):
         computation = computations[name]
         for instruction in computation.instructions.values():
             kind = _kind(instruction.opcode, name)
-            if kind is None:
+            chain = _chain(instruction.attributes)
+            if kind is None or chain in chains:
                 continue
+            chains |= {chain} if chain else set()
             groups = _groups(instruction.attributes, total, kind)
             size = max((len(group) for group in groups), default=total)
             if size > 1:
@@ -91,6 +94,12 @@ def _kind(opcode: str, computation: str) -> Kind | None:
     kind = _KINDS.get(opcode.removesuffix("-start"))
     # A TPU fuses the reduction with taking one's own part of it.
     return "reduce-scatter" if kind == "all-reduce" and "all-reduce-scatter" in computation else kind
+
+
+def _chain(attributes: str) -> str | None:
+    """A TPU hides a collective behind several products: each of them carries on with it, under its one channel."""
+    channel = re.search(r"channel_id=(\d+)", attributes)
+    return channel[1] if channel and "chain_id=" in attributes else None
 
 
 def _read(text: str) -> tuple[str, dict[str, _Computation]]:

@@ -77,7 +77,7 @@ def load_job(path: Path, backend: str) -> Job:
         ConfigError: the file is missing, or does not define what it has to.
     """
     module = load_script(path, "the script")
-    found = {
+    found: dict[str, Any] = {
         f"{backend}_model, or config": getattr(module, "config", getattr(module, f"{backend}_model", None)),
         f"loss_fn, or {backend}_loss": getattr(module, f"{backend}_loss", getattr(module, "loss_fn", None)),
         "batches": getattr(module, "batches", None),
