@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from crosstrain.launch import Launcher
+    from crosstrain.planning import Planner
 
 _Imported = TypeVar("_Imported")
 GROUP = "crosstrain.backends"
@@ -67,8 +68,17 @@ def launcher(backend: str) -> "Launcher":
         BackendError: as `load`, or the engine has no such module.
     """
     backend = name_of(backend)
-    module = f"{known()[backend].module}.launch"
-    return _import(backend, lambda: importlib.import_module(module).launcher())
+    return _import(backend, lambda: _module(backend, "launch").launcher())
+
+
+def planner(backend: str) -> "Planner":
+    """How an engine plans a step: what `planner()` gives in the module `planning` of its package.
+
+    Raises:
+        BackendError: as `load`, or the engine has no such module.
+    """
+    backend = name_of(backend)
+    return _import(backend, lambda: _module(backend, "planning").planner())
 
 
 def name_of(backend: str | None) -> str:
@@ -88,6 +98,10 @@ def name_of(backend: str | None) -> str:
             f"Run: pip install 'crosstrain[{backend}]'."
         )
     return backend
+
+
+def _module(backend: str, name: str) -> Any:
+    return importlib.import_module(f"{known()[backend].module}.{name}")
 
 
 def _import(backend: str, importing: Callable[[], _Imported]) -> _Imported:

@@ -55,11 +55,20 @@ class Meshes:
         )
 
     def _fit_mesh(self, mesh: MeshSpec) -> dict[str, int]:
-        sizes = mesh.resolve(self.device_count)
-        unsupported = [name for name, size in sizes.items() if name not in self._mesh_axes and size > 1]
-        if unsupported:
-            raise ConfigError(
-                f"mesh axes other than {', '.join(self._mesh_axes)} must be 1 on the {self.backend} engine in this "
-                f"version, got {mesh.describe()}. Use 1 for {', '.join(unsupported)}."
-            )
-        return sizes
+        return fit_mesh(mesh, self.device_count, self.backend, self._mesh_axes)
+
+
+def fit_mesh(mesh: MeshSpec, device_count: int, backend: str, axes: tuple[str, ...]) -> dict[str, int]:
+    """The size of every axis on an engine that has `axes`.
+
+    Raises:
+        ConfigError: the sizes do not multiply to the number of devices, or an axis that the engine does not have.
+    """
+    sizes = mesh.resolve(device_count)
+    unsupported = [name for name, size in sizes.items() if name not in axes and size > 1]
+    if unsupported:
+        raise ConfigError(
+            f"mesh axes other than {', '.join(axes)} must be 1 on the {backend} engine in this "
+            f"version, got {mesh.describe()}. Use 1 for {', '.join(unsupported)}."
+        )
+    return sizes

@@ -66,6 +66,13 @@ class Layout:
         """The same structure with the optimizer that another spec makes."""
         return replace(self, **_optimizer_of(optimizer, self.params, self.shardings))
 
+    def at(self, step: int) -> "Layout":
+        """The structure of the step that comes after `step` others: what stands still in it may be another."""
+        if self.optimizer is None:
+            return self
+        frozen = self.optimizer.frozen_at(step)
+        return replace(self, frozen=frozen, held=self.optimizer.held(frozen), applied={})
+
     def hold(self, params: Leaves) -> Leaves:
         """The parameters, with no gradient of those that this step leaves as they are."""
         return tuple(jax.lax.stop_gradient(p) if place in self.held else p for place, p in enumerate(params))

@@ -60,6 +60,7 @@ class Program:
         self.layout, self.others = layouts[0], layouts[1:]
         self.names: tuple[str, ...] = ()
         self.run: Callable[..., Any] = _not_compiled
+        self.jitted: Any = _not_compiled
 
     def forward(
         self,

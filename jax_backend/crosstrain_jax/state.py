@@ -6,7 +6,6 @@ in `prepare`; the step donates the leaves, and a live model is rebuilt only when
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -71,8 +70,7 @@ class JaxState(TrainState):
         optimizer = self._base.optimizer
         frozen = () if optimizer is None else optimizer.frozen_at(self._step)
         if frozen not in self._phases:
-            held = frozenset[int]() if optimizer is None else optimizer.held(frozen)
-            self._phases[frozen] = self._layouts.intern(replace(self._base, frozen=frozen, held=held, applied={}))
+            self._phases[frozen] = self._layouts.intern(self._base.at(self._step))
         return self._phases[frozen]
 
     @property

@@ -14,6 +14,7 @@ from crosstrain.step import LossFn, Remat, StepHyper, StepOptions
 from crosstrain_jax import optim
 from crosstrain_jax.layout import Layout, Leaves
 from crosstrain_jax.objective import Batch, Program, Programs, Runtime, arrays, examples
+from crosstrain_jax.precision import scope
 from crosstrain_jax.sharding import batch_devices
 from crosstrain_jax.state import JaxGradients, JaxState
 
@@ -30,16 +31,19 @@ class TrainRun:
         """Forward, backward, clip, update: one call of a compiled program."""
         program = self._programs.get(state, others)
         state.params, state.buffers, state.moments, state.averages, state.count, table = program.run(
-            state.params,
-            state.buffers,
-            state.moments,
-            state.averages,
-            state.count,
-            np.array(hyper, self._runtime.float_type),
-            batch,
-            arrays(others),
+            *self._arguments(state, batch, hyper, others)
         )
         return program.metrics(table, self._extra, {"learning_rate": hyper[0]})
+
+    def trace(self, state: Any, batch: Batch, others: tuple[Any, ...] = ()) -> jax.stages.Traced:
+        """The very program that training runs, for states and a batch of shapes: it is lowered, not run."""
+        hyper = (0.0, 0.0, 0.0)
+        with scope(self._runtime.precision):
+            return self._programs.get(state, others).jitted.trace(*self._arguments(state, batch, hyper, others))
+
+    def _arguments(self, state: Any, batch: Batch, hyper: StepHyper, others: tuple[Any, ...]) -> tuple[Any, ...]:
+        leaves = (state.params, state.buffers, state.moments, state.averages, state.count)
+        return *leaves, np.array(hyper, self._runtime.float_type), batch, arrays(others)
 
     def _compile(self, layouts: tuple[Layout, ...]) -> Program:
         program, options = Program(self._runtime, self._loss_fn, layouts, self._options.remat), self._options
@@ -66,8 +70,8 @@ class TrainRun:
 
         layout = program.layout
         out = (*layout.out_shardings, layout.shardings.whole)
-        compiled = jax.jit(step, donate_argnums=(0, 1, 2, 3, 4), out_shardings=out)
-        program.run = self._runtime.in_scope(compiled)
+        program.jitted = jax.jit(step, donate_argnums=(0, 1, 2, 3, 4), out_shardings=out)
+        program.run = self._runtime.in_scope(program.jitted)
         return program
 
     def _check_micro_batches(self, batch: Batch) -> None:

@@ -20,6 +20,8 @@ SNAPSHOT = Path(__file__).parent / "public_api.txt"
 
 WITHOUT_TWIN = {
     "layout.py",  # what a JAX state is besides its flat arrays; torch modules hold their own
+    "flops.py",  # of a traced program; torch counts with torch.utils.flop_counter
+    "hlo.py",  # XLA's program for all devices; torch has none
     "defaults.py",  # JAX's defaults that differ from torch's, for diagnosis
     # XLA splits arrays by itself: on torch FSDP2, tensor-parallel layers and local parts are pieces of their own.
     "fsdp.py",

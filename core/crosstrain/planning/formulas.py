@@ -1,0 +1,77 @@
+"""What a step sends by each kind of parallelism, from the sharding plan alone: for engines that compile no program.
+
+Shoeybi et al. 2019 (Megatron) for tensor parallelism, Rajbhandari et al. 2020 (ZeRO-3) for sharded parameters.
+"""
+
+import math
+from collections.abc import Mapping
+
+from crosstrain.planning.traffic import Collective
+from crosstrain.sharding import ParamPlan, ShardingPlan
+
+
+def expected(
+    plan: ShardingPlan, *, tokens: int, compute_bytes: float, gradient_bytes: float, micro_batches: int = 1
+) -> tuple[Collective, ...]:
+    """Collectives of one step.
+
+    Args:
+        plan: where parameters lie.
+        tokens: rows of the matrix products on one device and micro-batch: examples, or examples times length.
+        compute_bytes: of an element of activations and gathered weights.
+        gradient_bytes: of an element of a gradient while it is added up.
+        micro_batches: forward passes in the step; gradients are added up once.
+    """
+    return (
+        *_data(plan, gradient_bytes),
+        *_fsdp(plan, compute_bytes, gradient_bytes, micro_batches),
+        *_tensor(plan, tokens, compute_bytes, micro_batches),
+    )
+
+
+def _data(plan: ShardingPlan, gradient_bytes: float) -> tuple[Collective, ...]:
+    """An all-reduce of every gradient, of the part that a device holds."""
+    given: dict[tuple[str, ...], float] = {}
+    for param in plan.params.values():
+        axes = tuple(
+            axis for axis in ("data", "fsdp") if plan.mesh[axis] > 1 and (axis == "data" or not _splits(param, axis))
+        )
+        given[axes] = given.get(axes, 0.0) + math.prod(param.local_shape(plan.mesh)) * gradient_bytes
+    return tuple(_collective("all-reduce", axes, plan.mesh, 1, size) for axes, size in given.items() if axes)
+
+
+def _fsdp(
+    plan: ShardingPlan, compute_bytes: float, gradient_bytes: float, micro_batches: int
+) -> tuple[Collective, ...]:
+    """Weights are gathered for the forward and again for the backward pass; gradients are scattered as they add up."""
+    n = plan.mesh["fsdp"]
+    local = [math.prod(p.local_shape(plan.mesh)) for p in plan.params.values() if _splits(p, "fsdp")]
+    if n == 1 or not local:
+        return ()
+    times = 2 * micro_batches
+    return (
+        _collective("all-gather", ("fsdp",), plan.mesh, times * len(local), times * sum(local) * compute_bytes),
+        _collective("reduce-scatter", ("fsdp",), plan.mesh, len(local), n * sum(local) * gradient_bytes),
+    )
+
+
+def _tensor(plan: ShardingPlan, tokens: int, compute_bytes: float, micro_batches: int) -> tuple[Collective, ...]:
+    """A sum of outputs where a matrix is split by its inputs, and of input gradients where it is split by outputs."""
+    sums = [
+        param.shape[1 - dimension]
+        for param in plan.params.values()
+        if len(param.shape) == 2 and (dimension := param.dimension("tensor")) is not None
+    ]
+    if plan.mesh["tensor"] == 1 or not sums:
+        return ()
+    given = micro_batches * tokens * sum(sums) * compute_bytes
+    return (_collective("all-reduce", ("tensor",), plan.mesh, micro_batches * len(sums), given),)
+
+
+def _splits(param: ParamPlan, axis: str) -> bool:
+    return param.dimension(axis) is not None
+
+
+def _collective(kind: str, axes: tuple[str, ...], mesh: Mapping[str, int], count: int, given: float) -> Collective:
+    size = math.prod(mesh[axis] for axis in axes)
+    return Collective(kind=kind, axes=axes, group_size=size, count=count, operand_bytes=given)  # type: ignore[arg-type]

@@ -1,0 +1,42 @@
+"""`Planner`: what an engine gives to `crosstrain plan`, and the plan that core makes of it."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from crosstrain import backends
+from crosstrain.mesh import MeshSpec
+from crosstrain.meshes import fit_mesh
+from crosstrain.planning.chips import Topology
+from crosstrain.planning.job import Job
+from crosstrain.planning.report import Measured, Report
+
+
+class Planner(Protocol):
+    """An engine's part: `planner()` in the module `planning` of its package returns one."""
+
+    def measure(self, job: Job, topology: Topology, mesh: Mapping[str, int]) -> Measured:
+        """What one device holds, computes and sends in a step, without the devices.
+
+        Args:
+            job: the step.
+            topology: whose devices are planned for.
+            mesh: size of every axis; their product is the number of chips.
+
+        Raises:
+            ConfigError: a topology that the engine cannot plan for, a plan that cannot work.
+            DataError: a batch that the mesh does not divide.
+        """
+        ...
+
+
+def plan(job: Job, topology: Topology, mesh: MeshSpec, backend: str) -> Report:
+    """Plans a training step.
+
+    Raises:
+        BackendError: the engine is not installed.
+        ConfigError: a mesh that does not fit the chips or the engine; see also `Planner.measure`.
+        DataError: see `Planner.measure`.
+    """
+    sizes = fit_mesh(mesh, topology.chips, backend, backends.load(backend)._mesh_axes)
+    measured = backends.planner(backend).measure(job, topology, sizes)
+    return Report(backend=backend, topology=topology, measured=measured)

@@ -1,0 +1,139 @@
+"""Plans on torch: a model and a step on tensors without memory, and the exchanges by formula; nothing is compiled."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from crosstrain.errors import ConfigError
+from crosstrain.models.spec import ModelConfig
+from crosstrain.planning import Job, Measured, Memory, Topology
+from crosstrain.planning.formulas import expected
+from crosstrain.sharding import BATCH_AXES, ShardingPlan, plan_model
+from crosstrain_torch import models, naming
+from crosstrain_torch.objective import Objective
+from crosstrain_torch.optim.rules import RULES
+from crosstrain_torch.precision import DTYPES, compute_batch, compute_params, forward_scope, param_dtype
+
+_NOTES = (
+    "exchanges are those of the formulas, not of a program",
+    "activations are what autograd keeps of one micro-batch; those that tensor parallelism splits count whole",
+    "what kernels take for themselves, and fragmentation, are not in it",
+    "the products inside a fused attention kernel are not counted",
+)
+
+
+class TorchPlanner:
+    """See `crosstrain.planning.Planner`."""
+
+    def measure(self, job: Job, topology: Topology, mesh: Mapping[str, int]) -> Measured:
+        """See `crosstrain.planning.Planner`."""
+        fake = FakeTensorMode(allow_non_fake_inputs=True)  # constants that a model makes with NumPy are real
+        with fake:
+            model = _maker(job.model)().train()
+            for param in model.parameters():
+                param.data = param.data.to(param_dtype(job.precision))
+        params = naming.parameters(model)
+        plan = plan_model(model, {name: tuple(param.shape) for name, param in params.items()}, mesh, job.sharding)
+        with fake:
+            batch, rows = _micro_batch(job, mesh)
+            activations, flops = _run(model, job, batch)
+        compute = DTYPES[job.precision.compute_dtype].itemsize
+        micro_batches = job.options.accumulate_steps
+        weights = plan.local_size * param_dtype(job.precision).itemsize
+        exchanges = expected(
+            plan,
+            tokens=rows,
+            compute_bytes=compute,
+            gradient_bytes=param_dtype(job.precision).itemsize,
+            micro_batches=micro_batches,
+        )
+        kept = sum(_kept(job, name, param, plan, naming.roles(model)[name]) for name, param in params.items())
+        buffers = sum(_size(buffer) for buffer in model.buffers())
+        averages = weights if job.average is not None else 0
+        given = micro_batches * sum(_size(each) for each in batch.values())
+        gathered = sum(math.prod(p.shape) for p in plan.params.values()) * compute / mesh["tensor"]
+        # One block, and the next one while it runs; everything else is freed after use.
+        blocks = max((len(each) for each in model.modules() if isinstance(each, nn.ModuleList)), default=1)
+        in_flight = min(1.0, 2 / blocks) * gathered if mesh["fsdp"] > 1 else 0.0
+        return Measured(
+            plan=plan,
+            memory=Memory(
+                state=weights + kept + buffers + averages + given,
+                outputs=0.0,
+                temporaries=weights + activations + in_flight,
+            ),
+            flops=flops * micro_batches / mesh["tensor"],
+            hbm_bytes=None,
+            collectives=exchanges,
+            notes=_NOTES,
+        )
+
+
+def planner() -> TorchPlanner:
+    """For `crosstrain.backends.planner`."""
+    return TorchPlanner()
+
+
+def _maker(model: ModelConfig | Callable[[], Any]) -> Callable[[], Any]:
+    if isinstance(model, ModelConfig):
+        return lambda: models.MODELS[model.kind](model)
+    return model
+
+
+def _micro_batch(job: Job, mesh: Mapping[str, int]) -> tuple[dict[str, torch.Tensor], int]:
+    """What one device sees at a time, and how many rows matrix products have: examples, times length for tokens."""
+    parts = math.prod(mesh[axis] for axis in BATCH_AXES) * job.options.accumulate_steps
+    placed = job.placed_batch(mesh, wide_integers=True)
+    batch = {
+        name: torch.empty((len(values) // parts, *values.shape[1:]), dtype=getattr(torch, str(values.dtype)))
+        for name, values in placed.items()
+    }
+    first = next(iter(batch.values()))
+    return batch, first.numel() if not first.is_floating_point() else len(first)
+
+
+def _run(model: nn.Module, job: Job, batch: Mapping[str, torch.Tensor]) -> tuple[float, float]:
+    """Bytes that autograd keeps between the passes, and FLOPs of both, for one micro-batch on the whole model."""
+    own = {param.untyped_storage()._cdata for param in model.parameters()}
+    seen: dict[int, torch.UntypedStorage] = {}
+
+    def keep(values: torch.Tensor) -> torch.Tensor:
+        storage = values.untyped_storage()
+        if storage._cdata not in own:
+            seen[storage._cdata] = storage
+        return values
+
+    objective = Objective(job.loss_fn, model, ())
+    cast = compute_params(model, job.precision, "model.")
+    given = {tensor.untyped_storage()._cdata for tensor in (*cast.values(), *batch.values())}
+    try:
+        with FlopCounterMode(display=False) as counter:
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda values: values):
+                with forward_scope(job.precision, torch.device("cpu")):
+                    result = functional_call(objective, cast, (compute_batch(batch, job.precision),), tie_weights=False)
+            first = result[0] if isinstance(result, tuple) and not hasattr(result, "sum") else result
+            (first.sum / first.weight if hasattr(first, "weight") else first).backward()
+    except DataDependentOutputException as error:
+        raise ConfigError(
+            f"the model and loss_fn must not read values of tensors to be planned, got {error}. "
+            "Leave out calls such as .item()."
+        ) from error
+    return float(sum(each.nbytes() for key, each in seen.items() if key not in given)), float(counter.get_total_flops())
+
+
+def _kept(job: Job, name: str, param: torch.Tensor, plan: ShardingPlan, role: Any) -> float:
+    """Bytes of what the optimizer keeps for a parameter, of the part that a device holds."""
+    rule = RULES[type(job.optimizer)]
+    part = torch.empty(plan.params[name].local_shape(plan.mesh), dtype=param.dtype, device="meta")
+    start = rule.start(job.optimizer, part, rule.kind(job.optimizer, role, param.ndim))
+    return sum(_size(each) for each in start.values())
+
+
+def _size(values: torch.Tensor) -> int:
+    return values.numel() * values.element_size()

@@ -1,0 +1,42 @@
+"""Plans on torch: what a device holds, and exchanges by formula."""
+
+import numpy as np
+import pytest
+
+import crosstrain as ct
+from crosstrain.planning import Job, Report, Topology, plan, sent_bytes
+
+
+def loss_fn(model, batch, ops):
+    return ops.cross_entropy(model(batch["tokens"]), batch["labels"])
+
+
+def planned(mesh: ct.MeshSpec, precision: str = "fp32") -> Report:
+    config = ct.models.GPTConfig(vocab_size=64, dim=32, n_layers=2, n_heads=8, max_seq_len=16)
+    batch = {name: np.zeros((16, 16), np.int64) for name in ("tokens", "labels")}
+    job = Job(
+        model=config,
+        loss_fn=loss_fn,
+        batch=batch,
+        optimizer=ct.adamw(1e-3),
+        precision=ct.Precision.parse(precision),
+    )
+    return plan(job, Topology.parse("cpu:8"), mesh, "torch")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_fsdp_holds_a_part_and_sends_three_times_the_weights(precision: str) -> None:
+    measured = planned(ct.MeshSpec(data=1, fsdp=8), precision).measured
+    weights = measured.plan.size * 4
+    assert measured.memory is not None
+    batch, angles, counters = 2 * 2 * 16 * 8, 2 * 16 * 2 * 8, 4 * len(measured.plan.params)
+    assert measured.memory.state == 3 * weights / 8 + batch + angles + counters
+    compute = 4 if precision == "fp32" else 2
+    gathered = 2 * measured.plan.size * compute * 7 / 8
+    assert sent_bytes(measured.collectives, "all-gather") == gathered
+    assert sent_bytes(measured.collectives, "reduce-scatter") == weights * 7 / 8
+
+
+def test_data_parallel_sends_every_gradient_twice() -> None:
+    measured = planned(ct.MeshSpec(data=8)).measured
+    assert sent_bytes(measured.collectives) == 2 * measured.plan.size * 4 * 7 / 8
