@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two workers suit two cores; more share the machine with the processes that distributed tests start.
 JOBS ?= 2
 
-.PHONY: demo test test-all parity check format clean setup
+.PHONY: demo test test-all parity parity-mesh check format clean setup
 .DEFAULT_GOAL := demo
 
 # Tests run in JOBS processes beside each other, so each gets one thread.
@@ -23,6 +23,9 @@ test-all: $(STAMP)
 
 parity: $(STAMP)
 	$(BIN)/python -m parity_tests.training.matrix
+
+parity-mesh: $(STAMP)
+	$(BIN)/python -m parity_tests.meshes.table
 
 check: $(STAMP)
 	$(BIN)/ruff check .
