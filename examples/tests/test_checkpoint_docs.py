@@ -1,5 +1,6 @@
 """Every Python block of docs/checkpoints.md runs, in order, and so do its commands; each engine hands over."""
 
+import json
 import re
 import subprocess
 import sys
@@ -18,7 +19,9 @@ def test_the_blocks_of_the_checkpoint_docs_run(backend, tmp_path, monkeypatch, c
     engines = {"torch": backend, "jax": "jax" if backend == "torch" else "torch"}
     for block in blocks:
         exec(re.sub(r'Accelerator\("(\w+)"\)', lambda found: f'Accelerator("{engines[found[1]]}")', block), names)
-    assert capsys.readouterr().out.strip().endswith("{'note': 'after two epochs'}")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1].startswith("46 MLPConfig(")
+    assert json.loads(Path("runs/handover/checkpoint.json").read_text())["config"] == {"note": "after two epochs"}
     assert names["state"].step == 2 * len(names["loader"])
     names["accelerator"].export(names["trainer"].state, "runs/other")
     commands = re.findall(r"^crosstrain (.*?)(?:  +#.*)?$", DOCS.read_text(), flags=re.MULTILINE)
