@@ -134,7 +134,7 @@ class JaxAccelerator(Accelerator):
         )
 
     def _plan(self, model: nnx.Module) -> ShardingPlan:
-        shapes = {leaf.name: leaf.canonical_shape for leaf in naming.leaves(model, nnx.Param)}
+        shapes = naming.shapes(naming.leaves(model, nnx.Param))
         return plan_model(model, shapes, self.mesh_sizes, self.sharding)
 
     def _make_model(self, make: Callable[[], Any]) -> Any:

@@ -16,6 +16,7 @@ Anything else keeps its path and layout.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,11 @@ def leaves(model: nnx.Module, kind: Any) -> list[Leaf]:
         _leaf(path, tuple(variable.get_value().shape), owners.get(path[:-1]))
         for path, variable in nnx.to_flat_state(nnx.state(model, kind))
     ]
+
+
+def shapes(names: Sequence[Leaf]) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> canonical shape."""
+    return {leaf.name: leaf.canonical_shape for leaf in names}
 
 
 def definition_order(model: nnx.Module) -> list[str]:

@@ -77,8 +77,7 @@ def trace_step(job: Job, mesh: Mesh, sizes: Mapping[str, int]) -> tuple[jax.stag
     """The program that `Accelerator.train_step` would run on this mesh; `.lower().compile()` needs no devices."""
     with scope(job.precision):
         model = nnx.eval_shape(_maker(job.model))
-    shapes = {leaf.name: leaf.canonical_shape for leaf in naming.leaves(model, nnx.Param)}
-    plan = plan_model(model, shapes, sizes, job.sharding)
+    plan = plan_model(model, naming.shapes(naming.leaves(model, nnx.Param)), sizes, job.sharding)
     batch = {
         name: jax.ShapeDtypeStruct(values.shape, values.dtype, sharding=batch_sharding(mesh))
         for name, values in job.placed_batch(sizes, wide_integers=False).items()

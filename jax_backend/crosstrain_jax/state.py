@@ -81,7 +81,7 @@ class JaxState(TrainState):
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """See `crosstrain.TrainState`."""
-        return _shapes(self.layout.params)
+        return naming.shapes(self.layout.params)
 
     @property
     def parameter_roles(self) -> dict[str, Role]:
@@ -128,8 +128,8 @@ class JaxState(TrainState):
         """See `crosstrain.TrainState`."""
         names, buffers = self._floating_buffers()
         check_names("params", self.parameter_shapes, snapshot.params)
-        check_names("buffers", _shapes(names), snapshot.buffers)
-        check_slots({slot: _shapes(kept.names) for slot, kept in self._slots().items()}, snapshot)
+        check_names("buffers", naming.shapes(names), snapshot.buffers)
+        check_slots({slot: naming.shapes(kept.names) for slot, kept in self._slots().items()}, snapshot)
         if snapshot.averages and self.averages:
             check_names("averages", self.parameter_shapes, snapshot.averages)
         with scope(self._precision):
@@ -250,7 +250,3 @@ class JaxState(TrainState):
 
     def _copy(self, leaf: Any, dtype: Any = None) -> jax.Array:
         return to_mesh(leaf, self.layout.shardings.whole, dtype)
-
-
-def _shapes(names: list[naming.Leaf]) -> dict[str, tuple[int, ...]]:
-    return {leaf.name: leaf.canonical_shape for leaf in names}

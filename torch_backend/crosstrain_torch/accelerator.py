@@ -121,8 +121,7 @@ class TorchAccelerator(Accelerator):
         self._augment = Augment()
 
     def _prepare(self, model: nn.Module, optimizer: OptimizerSpec | None, average: Averaging | None) -> TorchState:
-        shapes = {name: tuple(param.shape) for name, param in naming.parameters(model).items()}
-        plan = plan_model(model, shapes, self.mesh_sizes, self.sharding)
+        plan = plan_model(model, naming.shapes(naming.parameters(model)), self.mesh_sizes, self.sharding)
         return TorchState(
             model, optimizer, average, precision=self.precision, device=self.device, mesh=self.mesh, plan=plan
         )

@@ -1,5 +1,7 @@
 """Canonical names of a torch model: torch's own, so there is little to do."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -12,6 +14,11 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Canonical name -> parameter; a tied parameter has one name, its first."""
     return dict(model.named_parameters())
+
+
+def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> shape; of a tensor that is split, that of the whole."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def buffers(model: nn.Module) -> dict[str, Tensor]:

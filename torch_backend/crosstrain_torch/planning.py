@@ -39,7 +39,7 @@ class TorchPlanner:
             for param in model.parameters():
                 param.data = param.data.to(param_dtype(job.precision))
         params = naming.parameters(model)
-        plan = plan_model(model, {name: tuple(param.shape) for name, param in params.items()}, mesh, job.sharding)
+        plan = plan_model(model, naming.shapes(params), mesh, job.sharding)
         with fake:
             batch, rows = _micro_batch(job, mesh)
             activations, flops = _run(model, job, batch)

@@ -67,7 +67,7 @@ class TorchState(TrainState):
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """See `crosstrain.TrainState`."""
-        return _shapes(self.params)
+        return naming.shapes(self.params)
 
     @property
     def parameter_roles(self) -> dict[str, Role]:
@@ -174,8 +174,8 @@ class TorchState(TrainState):
         """See `crosstrain.TrainState`."""
         buffers = naming.buffers(self._model)
         check_names("params", self.parameter_shapes, snapshot.params)
-        check_names("buffers", _shapes(buffers), snapshot.buffers)
-        check_slots({slot: _shapes(kept) for slot, kept in self._moments().items()}, snapshot)
+        check_names("buffers", naming.shapes(buffers), snapshot.buffers)
+        check_slots({slot: naming.shapes(kept) for slot, kept in self._moments().items()}, snapshot)
         self._wait_for_readers()
         if snapshot.averages and self.averages:
             check_names("averages", self.parameter_shapes, snapshot.averages)
@@ -274,7 +274,3 @@ class TorchState(TrainState):
         counters = naming.counters(self._model)
         copy_into({name: each for name, each in counters.items() if name in given}, given)
         set_generators({name: torch.from_numpy(np.array(values)) for name, values in given.items()}, self._device)
-
-
-def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -1,8 +1,9 @@
 """What a paired model is: a config that lists its parameters by canonical name. The engines build the layers."""
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -67,6 +68,17 @@ def require_positive(config: ModelConfig, *names: str) -> None:
         require_count(name, getattr(config, name))
 
 
+def built_config(model: Any, kinds: Mapping[str, Any]) -> ModelConfig | None:
+    """The config of a native model that an engine made from it; None for any other.
+
+    Args:
+        model: native.
+        kinds: kind -> the engine's class.
+    """
+    config = getattr(model, "config", None)
+    return config if isinstance(config, ModelConfig) and type(model) is kinds.get(config.kind) else None
+
+
 def require_rate(config: ModelConfig, name: str) -> None:
     """Refuses a dropout rate outside [0, 1).
 
@@ -78,4 +90,4 @@ def require_rate(config: ModelConfig, name: str) -> None:
         raise ConfigError(f"{name} must be in [0, 1), got {name}={value}.")
 
 
-__all__ = ["Init", "ModelConfig", "ParamSpec", "Role", "require_positive", "require_rate"]
+__all__ = ["Init", "ModelConfig", "ParamSpec", "Role", "built_config", "require_positive", "require_rate"]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from crosstrain.models.spec import ModelConfig
+from crosstrain.models.spec import ModelConfig, built_config
 from crosstrain_jax import naming
 from crosstrain_jax.models.gpt import GPT
 from crosstrain_jax.models.layers import BatchNorm, Dropout, GroupNorm, LayerNorm, RMSNorm
@@ -43,9 +43,7 @@ def build(
 
 def config_of(model: nnx.Module) -> ModelConfig | None:
     """The config of a module that `build` made; None for any other."""
-    config = getattr(model, "config", None)
-    built = isinstance(config, ModelConfig) and type(model) is MODELS.get(config.kind)
-    return config if built else None
+    return built_config(model, MODELS)
 
 
 __all__ = [

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from crosstrain.models.spec import ModelConfig
+from crosstrain.models.spec import ModelConfig, built_config
 from crosstrain_torch import naming
 from crosstrain_torch.models.gpt import GPT
 from crosstrain_torch.models.layers import BatchNorm, Dropout, GroupNorm, LayerNorm, RMSNorm
@@ -33,9 +33,8 @@ def build(config: ModelConfig, weights: Mapping[str, np.ndarray], dtype: torch.d
 
 def config_of(model: nn.Module) -> ModelConfig | None:
     """The config of a module that `build` made; None for any other, and for one with frozen parameters."""
-    config = getattr(model, "config", None)
-    built = isinstance(config, ModelConfig) and type(model) is MODELS.get(config.kind)
-    return config if built and all(param.requires_grad for param in model.parameters()) else None
+    config = built_config(model, MODELS)
+    return config if all(param.requires_grad for param in model.parameters()) else None
 
 
 __all__ = [
