@@ -110,3 +110,18 @@ def test_five_lines_agree_with_the_plain_loop_and_load_only_their_framework(engi
     modules = done.stdout.splitlines()[-1].split()
     assert {engine, f"crosstrain_{engine}"} <= set(modules)
     assert not {other, f"crosstrain_{other}"} & set(modules)
+
+
+def test_compiled_programs_send_what_the_formulas_say():
+    rows = re.findall(
+        r"^\| (data|fsdp|tensor) \| (\d+) \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|$",
+        output("benchmarks/scaling.py", "--devices 8 64"),
+        re.MULTILINE,
+    )
+    assert [(axis, int(devices)) for axis, devices, *_ in rows] == [
+        (axis, devices) for axis in ("data", "fsdp", "tensor") for devices in (8, 64)
+    ]
+    for axis, devices, formula, compiled, _, state in rows:
+        assert abs(float(compiled) / float(formula) - 1) < 0.001
+        whole = float(rows[0][-1])
+        assert abs(float(state) / (whole if axis == "data" else whole / int(devices)) - 1) < 0.06
