@@ -1,8 +1,8 @@
 """The host side of a step: the rate, the count, and the check for NaN. The engines compile the rest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -84,6 +84,17 @@ class RunStep(Protocol):
         ...
 
 
+@runtime_checkable
+class RunMany(RunStep, Protocol):
+    """A compiled step of an engine on which several in one call cost less than as many calls."""
+
+    def many(
+        self, state: Any, batches: Sequence[dict[str, Any]], hypers: Sequence[StepHyper], others: tuple[Any, ...]
+    ) -> list[Metrics]:
+        """Takes a step for each batch, all of one structure."""
+        ...
+
+
 class NanGuard:
     """Raises when a loss is not finite, one step late, so that the device is never idle for the check."""
 
@@ -150,10 +161,42 @@ class TrainStep:
         """
         require_trainable(state, others)
         metrics = self._run(state, self._to_device(batch), state.hyper(), others)
+        self._count(state, metrics)
+        return metrics
+
+    def many(self, state: TrainState, batches: Sequence[dict[str, Any]], *others: TrainState) -> list[Metrics]:
+        """Takes one optimizer step for each batch, with the losses of as many single calls.
+
+        On JAX they are one call of a program that is compiled for their number (`jax.lax.scan`), which saves the cost
+        of calls where steps are short. On torch, for batches of unequal shapes, and where layers thaw in between, they
+        are single calls.
+
+        Args:
+            state: updated in place.
+            batches: one for each step, as for a single call.
+            others: as for a single call.
+
+        Returns:
+            The metrics of every step, on the device.
+
+        Raises:
+            NonFiniteLossError: a loss of the call *before*, or one but the last of this call, was not finite and the
+                policy is `raise`.
+        """
+        require_trainable(state, others)
+        placed = [self._to_device(batch) for batch in batches]
+        if not isinstance(self._run, RunMany) or len(placed) < _FEWEST or not _alike(state, placed):
+            return [self(state, batch, *others) for batch in placed]
+        hypers = [state.hyper(state.step + index) for index in range(len(placed))]
+        found = self._run.many(state, placed, hypers, others)
+        for metrics in found:
+            self._count(state, metrics)
+        return found
+
+    def _count(self, state: TrainState, metrics: Metrics) -> None:
         if self._guard is not None:
             self._guard.watch(state.step, metrics)
         state._step += 1
-        return metrics
 
     def finish(self) -> None:
         """Checks the last step for NaN when the policy is `raise`. Waits for it.
@@ -163,6 +206,18 @@ class TrainStep:
         """
         if self._guard is not None:
             self._guard.finish()
+
+
+_FEWEST = 2
+"""Steps that are worth a program of their own."""
+
+
+def _alike(state: TrainState, batches: Sequence[dict[str, Any]]) -> bool:
+    """Whether one program can take all of these steps: equal shapes, and the same parameters stand still."""
+    shapes = [{name: (values.shape, values.dtype) for name, values in batch.items()} for batch in batches]
+    layers = state.optimizer.layers
+    still = [[group.frozen_at(state.step + index) for group in layers] for index in range(len(batches))]
+    return all(each == shapes[0] for each in shapes) and all(each == still[0] for each in still)
 
 
 GradientStep = Callable[..., tuple[Metrics, Gradients]]

@@ -39,6 +39,8 @@ class Trainer(Recipes):
             parameter belongs to exactly one. For rates of layers and for `fine_tune`. By default the last layer, where
             names tell which it is (`head`, `lm_head`, `classifier`, `fc`, the highest number), and all before it.
         log_every: optimizer steps between reads of the metrics.
+        steps_per_call: optimizer steps in one call of the compiled step, see `TrainStep.many`; the losses are the same.
+            Callbacks hear of a call when it is over, and stop or save there.
         callbacks: called in this order.
         trackers: where logged steps and evaluations go, from the main process; see `ct.trackers`. They have what
             callbacks add to a record.
@@ -60,11 +62,13 @@ class Trainer(Recipes):
         grad_norm: bool = False,
         layers: Sequence[str] = (),
         log_every: int = 10,
+        steps_per_call: int = 1,
         callbacks: Sequence[Callback] = (),
         trackers: "Sequence[Tracker]" = (),
         progress: bool = True,
     ) -> None:
         require_count("log_every", log_every)
+        require_count("steps_per_call", steps_per_call)
         self.accelerator, self.state, self.loss_fn = accelerator, state, loss_fn
         self.history = History()
         self._set_layers(layers)
@@ -77,7 +81,7 @@ class Trainer(Recipes):
             from crosstrain.progress import ProgressBar
 
             self._callbacks += (ProgressBar(title=accelerator.backend),)
-        self._log_every = log_every
+        self._log_every, self._steps_per_call = log_every, steps_per_call
         self.options = StepOptions(
             accumulate_steps=accumulate_steps, clip_norm=clip_norm, clip_value=clip_value, grad_norm=grad_norm
         )
@@ -120,6 +124,7 @@ class Trainer(Recipes):
             self._step,
             self.history,
             log_every=self._log_every,
+            steps_per_call=self._steps_per_call,
             evaluate=None if eval_loader is None else partial(self.evaluate, eval_loader),
         )
         loop(loader)

@@ -49,10 +49,15 @@ class Updates(abc.ABC):
         """The rate of the next optimizer step."""
         return self.optimizer.learning_rate(self._step)
 
-    def hyper(self) -> tuple[float, float, float]:
-        """What the next step is given as data: rate, momentum, share of the new weights in the average."""
-        average = 0.0 if self._average is None else self._average.weight(self._step)
-        return *self.optimizer.hyper(self._step), average
+    def hyper(self, step: int | None = None) -> tuple[float, float, float]:
+        """What a step is given as data: rate, momentum, share of the new weights in the average.
+
+        Args:
+            step: how many steps come before it; None for the next one.
+        """
+        step = self._step if step is None else step
+        average = 0.0 if self._average is None else self._average.weight(step)
+        return *self.optimizer.hyper(step), average
 
     def change_optimizer(self, optimizer: OptimizerSpec) -> None:
         """Goes on with another schedule, momentum, groups or layers; moments stay, and so do the numbers of the update.

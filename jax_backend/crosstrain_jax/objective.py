@@ -60,7 +60,9 @@ class Program:
         self.layout, self.others = layouts[0], layouts[1:]
         self.names: tuple[str, ...] = ()
         self.run: Callable[..., Any] = _not_compiled
+        self.run_many: Callable[..., Any] = _not_compiled
         self.jitted: Any = _not_compiled
+        self.jitted_many: Any = _not_compiled
 
     def forward(
         self,
@@ -133,9 +135,17 @@ class Program:
         (grads, buffers, table), _ = jax.lax.scan(add, start, micro)
         return jax.tree.map(lambda grad: grad / table[0, 1].astype(grad.dtype), grads), buffers, table
 
-    def metrics(self, table: jax.Array, extra: tuple[str, ...] = (), known: dict[str, float] | None = None) -> Metrics:
-        """Wraps the table; nothing is copied before somebody reads."""
-        return Metrics(self.names + extra, table, np.asarray, known)
+    def metrics(
+        self,
+        table: jax.Array,
+        extra: tuple[str, ...] = (),
+        known: dict[str, float] | None = None,
+        step: int | None = None,
+    ) -> Metrics:
+        """Wraps the table, or one of several steps' tables; nothing is copied before somebody reads."""
+        # JAX keeps the copy that the first read makes, so the tables of several steps are copied once.
+        fetch = np.asarray if step is None else lambda tables: np.asarray(tables)[step]
+        return Metrics(self.names + extra, table, fetch, known)
 
 
 def _not_compiled(*_: Any) -> Any:

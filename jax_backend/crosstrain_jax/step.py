@@ -1,6 +1,6 @@
 """The JAX engine's steps: one compiled program per structure of state and batch, over flat donated leaves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +34,20 @@ class TrainRun:
             *self._arguments(state, batch, hyper, others)
         )
         return program.metrics(table, self._extra, {"learning_rate": hyper[0]})
+
+    def many(
+        self, state: JaxState, batches: Sequence[Batch], hypers: Sequence[StepHyper], others: tuple[JaxState, ...]
+    ) -> list[Metrics]:
+        """As many steps, one call of a compiled scan; nothing of it waits for the device."""
+        program = self._programs.get(state, others)
+        leaves = (state.params, state.buffers, state.moments, state.averages, state.count)
+        rates = np.array(hypers, self._runtime.float_type)
+        *leaves, tables = program.run_many(*leaves, rates, tuple(batches), arrays(others))
+        state.params, state.buffers, state.moments, state.averages, state.count = leaves
+        return [
+            program.metrics(tables, self._extra, {"learning_rate": hyper[0]}, step=index)
+            for index, hyper in enumerate(hypers)
+        ]
 
     def trace(self, state: Any, batch: Batch, others: tuple[Any, ...] = ()) -> jax.stages.Traced:
         """The very program that training runs, for states and a batch of shapes: it is lowered, not run."""
@@ -72,6 +86,28 @@ class TrainRun:
         out = (*layout.out_shardings, layout.shardings.whole)
         program.jitted = jax.jit(step, donate_argnums=(0, 1, 2, 3, 4), out_shardings=out)
         program.run = self._runtime.in_scope(program.jitted)
+
+        def steps(
+            params: Leaves,
+            buffers: Leaves,
+            moments: Leaves,
+            averages: Leaves,
+            count: Any,
+            hypers: Any,
+            batches: tuple[Batch, ...],
+            others: Any,
+        ) -> Any:
+            def one(carry: Any, given: Any) -> tuple[Any, Any]:
+                hyper, batch = given
+                *after, table = step(*carry, hyper=hyper, batch=batch, others=others)
+                return tuple(after), table
+
+            stacked = jax.tree.map(lambda *each: jnp.stack(each), *batches)
+            carry, tables = jax.lax.scan(one, (params, buffers, moments, averages, count), (hypers, stacked))
+            return *carry, tables
+
+        program.jitted_many = jax.jit(steps, donate_argnums=(0, 1, 2, 3, 4), out_shardings=out)
+        program.run_many = self._runtime.in_scope(program.jitted_many)
         return program
 
     def _check_micro_batches(self, batch: Batch) -> None:

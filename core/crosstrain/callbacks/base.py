@@ -27,6 +27,8 @@ class Run:
         total_steps: optimizer steps of this call; None when not known.
         epoch: the current one, 0-based, of this call.
         step: optimizer steps finished in this call.
+        taken: the optimizer steps of the current call of the compiled step, each by the number of steps that the state
+            had taken before it; one of them, or `steps_per_call`.
         stop_reason: why training ends early, or None.
         stops_at_once: whether it ends without an evaluation.
         started: `time.perf_counter()` at the start, in seconds.
@@ -40,9 +42,14 @@ class Run:
     total_steps: int | None
     epoch: int = 0
     step: int = 0
+    taken: range = range(0)
     stop_reason: str | None = None
     stops_at_once: bool = False
     started: float = field(default_factory=time.perf_counter)
+
+    def passes(self, every: int) -> bool:
+        """Whether the state's step count comes to a multiple of `every` in the current call of the compiled step."""
+        return any((step + 1) % every == 0 for step in self.taken)
 
     def stop(self, reason: str, *, at_once: bool = False) -> None:
         """Ends training after the current step, with a last evaluation unless `at_once`; the first reason stays.
@@ -117,7 +124,8 @@ class Callback:
     `on_fit_begin`, then per epoch `on_epoch_begin`, per step `on_step_begin`, `on_step_end` and at logging time
     `on_log` (one step late), `on_evaluate_begin` and `on_evaluate_end` where there is an evaluation loader,
     `on_epoch_end`; `on_exception` when anything raised; `on_fit_end` always, last. Of several callbacks each has an
-    event in the order in which they were given.
+    event in the order in which they were given. With `steps_per_call` the events of a step come once for each call:
+    `on_step_begin` with its first batch, `on_step_end` with its last metrics, and `run.taken` says which steps.
 
     Raises:
         ConfigError: a subclass defines an event that does not exist, when the class is made.

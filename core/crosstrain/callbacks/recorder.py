@@ -31,10 +31,11 @@ class Recorder(Callback):
 
     def on_step_end(self, run: Run, metrics: Metrics) -> None:
         """See `Callback`."""
-        hyper = run.state.optimizer.hyper(run.state.step - 1)
-        self.steps.append(run.state.step)
-        self.rates.append(hyper.rate)
-        self.momenta.append(hyper.momentum)
+        for step in run.taken:
+            hyper = run.state.optimizer.hyper(step)
+            self.steps.append(step + 1)
+            self.rates.append(hyper.rate)
+            self.momenta.append(hyper.momentum)
 
     def on_log(self, run: Run, record: Record) -> None:
         """See `Callback`."""

@@ -84,7 +84,7 @@ class Statistics(Callback):
 
     def on_step_begin(self, run: Run, batch: dict[str, Any]) -> None:
         """See `Callback`."""
-        if run.state.step % self._every:
+        if all(step % self._every for step in run.taken):
             return
         probe = self._probe(run.state, batch)
         self.looks.append(

@@ -109,7 +109,7 @@ class Saver(Callback):
         """Saves when it is time; ends the run when a signal came."""
         self._take_position(run)
         due, stop = self._agreed(run)
-        if due or stop or self._is_multiple(run.state.step):
+        if due or stop or (self._spec.every_steps is not None and run.passes(self._spec.every_steps)):
             self.save(run)
         if stop:
             self.checkpoints.wait()
@@ -160,16 +160,13 @@ class Saver(Callback):
     def _note(self, name: str) -> None:
         self._signalled = name
 
-    def _is_multiple(self, step: int) -> bool:
-        return self._spec.every_steps is not None and step % self._spec.every_steps == 0
-
     def _agreed(self, run: Run) -> tuple[bool, str | None]:
         """Whether it is time to save, and the signal that ends the run; the same on every process."""
         late = self._spec.every_s is not None and time.monotonic() - self._saved_at >= self._spec.every_s
         signals = ("", *self._spec.signals)
         if self._accelerator.process_count == 1:
             return late, self._signalled
-        if run.state.step % _AGREE_EVERY:
+        if not run.passes(_AGREE_EVERY):
             return False, None
         own = np.array([late, signals.index(self._signalled or "")])
         late, found = self._accelerator.reduce(own, "max").tolist()

@@ -1,13 +1,16 @@
 """The training loop: epochs, steps, logging one step late, evaluation. Which events come when is decided here only."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from crosstrain.callbacks import Callback, Record, Run, Speed, emit
 from crosstrain.data.phases import Batches
 from crosstrain.metrics import Metrics
 from crosstrain.step import TrainStep
 from crosstrain.training.history import History
+
+Batch = dict[str, Any]
 
 
 class Loop:
@@ -19,6 +22,7 @@ class Loop:
         step: the compiled step.
         history: written to.
         log_every: optimizer steps between reads of the metrics.
+        steps_per_call: optimizer steps in one call of the compiled step.
         evaluate: evaluates once; None for no evaluation.
     """
 
@@ -30,11 +34,13 @@ class Loop:
         history: History,
         *,
         log_every: int,
+        steps_per_call: int,
         evaluate: Callable[[], dict[str, float]] | None,
     ) -> None:
         self._run, self._callbacks, self._step, self._history = run, callbacks, step, history
         self._log_every, self._evaluate = log_every, evaluate
-        self._pending: tuple[int, int, Metrics] | None = None
+        self._steps_per_call = steps_per_call
+        self._pending: list[tuple[int, Metrics]] = []
         self._speed = Speed(run.state.step, run.batch_size)
 
     def __call__(self, loader: Batches) -> None:
@@ -68,28 +74,41 @@ class Loop:
             return
         batches = iter(loader)
         run.batch_size = self._speed.batch_size = loader.batch_size  # which a PhasedLoader changes
-        for batch in batches:
-            self._emit("on_step_begin", batch)
-            metrics = self._step(run.state, batch)
-            run.step += 1
-            # The values of the step before are read now, while the device is busy with this one.
+        while batch := self._next(batches):
+            run.taken = range(run.state.step, run.state.step + len(batch))
+            self._emit("on_step_begin", batch[0])
+            metrics = self._take(batch)
+            # The values of the call before are read now, while the device is busy with this one.
             self._flush()
-            if run.step % self._log_every == 0 or run.step == run.total_steps:
-                self._pending = (run.state.step, run.epoch, metrics)
-            self._emit("on_step_end", metrics)
+            for step, each in zip(run.taken, metrics, strict=True):
+                run.step += 1
+                if run.step % self._log_every == 0 or run.step == run.total_steps:
+                    self._pending.append((step + 1, each))
+            self._emit("on_step_end", metrics[-1])
             if run.stop_reason or run.step == run.total_steps:
                 break
         self._flush()
 
+    def _next(self, batches: Iterator[Batch]) -> list[Batch]:
+        """Batches of the next call; none at the end of the epoch."""
+        left = self._steps_per_call if self._run.total_steps is None else self._run.total_steps - self._run.step
+        return list(itertools.islice(batches, min(self._steps_per_call, left)))
+
+    def _take(self, batches: list[Batch]) -> list[Metrics]:
+        """Steps in one call, or one by one where they are fewer, for which nothing new is compiled."""
+        if len(batches) == self._steps_per_call > 1:
+            return self._step.many(self._run.state, batches)
+        return [self._step(self._run.state, batch) for batch in batches]
+
     def _flush(self) -> None:
-        if self._pending is None:
-            return
-        step, epoch, metrics = self._pending
-        self._pending = None
-        values = dict(metrics)  # waits for that step, so the clock is read when it is done
-        record = Record(step=step, epoch=epoch, values=values | {"examples_per_second": self._speed.lap(step)})
-        self._history.train.append(record)
-        self._emit("on_log", record)
+        pending, self._pending = self._pending, []
+        # Reading waits for those steps, so the clock is read when they are done.
+        found = [(step, dict(metrics)) for step, metrics in pending]
+        speed = self._speed.lap(found[-1][0]) if found else 0.0
+        for step, values in found:
+            record = Record(step=step, epoch=self._run.epoch, values=values | {"examples_per_second": speed})
+            self._history.train.append(record)
+            self._emit("on_log", record)
 
     def _evaluate_once(self) -> None:
         assert self._evaluate is not None
