@@ -97,9 +97,8 @@ class TrainRun:
             batches: tuple[Batch, ...],
             others: Any,
         ) -> Any:
-            def one(carry: Any, given: Any) -> tuple[Any, Any]:
-                hyper, batch = given
-                *after, table = step(*carry, hyper=hyper, batch=batch, others=others)
+            def one(carry: tuple[Leaves, Leaves, Leaves, Leaves, Any], given: tuple[Any, Batch]) -> tuple[Any, Any]:
+                *after, table = step(*carry, *given, others)
                 return tuple(after), table
 
             stacked = jax.tree.map(lambda *each: jnp.stack(each), *batches)
