@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The rivals bring many packages, so they live apart.
+BENCH := .venv-bench
+RIVALS := examples/benchmarks/rivals/requirements.txt
 # Two workers suit two cores; more share the machine with the processes that distributed tests start.
 JOBS ?= 2
 
-.PHONY: demo test test-all parity parity-mesh check format clean setup
+.PHONY: demo test test-all parity parity-mesh bench check format clean setup
 .DEFAULT_GOAL := demo
 
 # Tests run in JOBS processes beside each other, so each gets one thread.
@@ -27,6 +30,9 @@ parity: $(STAMP)
 parity-mesh: $(STAMP)
 	$(BIN)/python -m parity_tests.meshes.table
 
+bench: $(BENCH)/.installed
+	cd examples/benchmarks && $(CURDIR)/$(BENCH)/bin/python -m rivals
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,5 +50,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
+$(BENCH)/.installed: pyproject.toml constraints.txt $(RIVALS)
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]' -r $(RIVALS)
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache runs dist
+	rm -rf $(VENV) $(BENCH) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache runs dist

@@ -1,0 +1,124 @@
+"""Runs all contestants of each workload in turn, round after round, and writes docs/benchmarks.md."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import tyro
+
+from rivals.workloads import WORKLOADS, Workload
+
+HERE = Path(__file__).parents[1]
+PAGE = HERE.parents[1] / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+SCALE = {"us": 1e6, "ms": 1e3}
+THREADS = "2"
+LIBRARIES = ("jax", "flax", "optax", "torch", "keras", "accelerate", "lightning", "transformers")
+
+
+@dataclass
+class Contestant:
+    """A process that waits to be asked."""
+
+    name: str
+    process: subprocess.Popen[str]
+    seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    memory_mb: float = 0.0
+
+    def run(self, steps: int) -> None:
+        """One block."""
+        assert self.process.stdin is not None
+        print(steps, file=self.process.stdin, flush=True)
+        found = json.loads(self.line())
+        self.seconds.append(found["seconds"] / steps)
+        self.losses.append(found["loss"])
+        self.memory_mb = found["memory_mb"]
+
+    def line(self) -> str:
+        """What it prints next; a contestant that failed ends everything."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(("{", "ready")):  # libraries may print, too
+                return line
+        raise SystemExit(f"{self.name} ended with {self.process.wait()}; its error stands above.")
+
+
+def start(workload: str, name: str, place: str) -> Contestant:
+    """Starts a contestant and waits until its step is compiled."""
+    contestant = Contestant(
+        name,
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "rivals.worker", workload, place],
+            cwd=HERE,
+            env=os.environ | {"OMP_NUM_THREADS": THREADS, "KERAS_BACKEND": "jax", "TQDM_DISABLE": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ),
+    )
+    contestant.line()
+    return contestant
+
+
+def measure(key: str, workload: Workload, rounds: int) -> list[Contestant]:
+    """Everyone in turn, `rounds` times."""
+    contestants = [start(key, name, place) for name, place in workload.contestants.items()]
+    for _ in range(rounds):
+        for contestant in contestants:
+            contestant.run(workload.steps)
+    for contestant in contestants:
+        contestant.process.communicate()
+    return contestants
+
+
+def table(workload: Workload, contestants: list[Contestant]) -> Iterator[str]:
+    """Medians, the spread, and the ratio to the fastest plain loop of the engine."""
+    yield f"### {workload.title}\n"
+    yield f"| contestant | {workload.unit} per step | lowest to highest | of the best raw loop | memory, MB |"
+    yield "|---|---|---|---|---|"
+    median = {each.name: statistics.median(each.seconds) * SCALE[workload.unit] for each in contestants}
+    for each in contestants:
+        engine = each.name.split(",")[0]
+        best = min(value for name, value in median.items() if name.startswith(f"{engine}, raw"))
+        low, high = (bound(each.seconds) * SCALE[workload.unit] for bound in (min, max))
+        yield (
+            f"| {each.name} | {median[each.name]:.1f} | {low:.1f} to {high:.1f} | {median[each.name] / best:.2f} | "
+            f"{each.memory_mb:.0f} |"
+        )
+    yield ""
+
+
+def write(text: str) -> None:
+    """Puts the tables into the page."""
+    page = PAGE.read_text()
+    head, tail = page[: page.index(BEGIN) + len(BEGIN)], page[page.index(END) :]
+    PAGE.write_text(f"{head}\n\n{text}\n{tail}")
+
+
+def main(workloads: list[str] = list(WORKLOADS), rounds: int = 7, save: bool = True) -> None:  # noqa: B006
+    """Measures and prints.
+
+    Args:
+        workloads: which of them.
+        rounds: blocks of each contestant.
+        save: write docs/benchmarks.md.
+    """
+    versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    lines = [f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}, {versions}.\n"]
+    for key in workloads:
+        lines += table(WORKLOADS[key], measure(key, WORKLOADS[key], rounds))
+        print(*lines[-len(WORKLOADS[key].contestants) - 4 :], sep="\n", flush=True)
+    if save:
+        write("\n".join(lines))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,64 @@
+"""crosstrain on both engines, with the native models of the raw loops."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import crosstrain as ct
+from rivals.workloads import DECAY, MOMENTUM, PEAK, RATE, TOTAL, WORKLOADS
+
+Block = Callable[[int], float]
+PER_CALL = 20
+
+
+def loss_fn(model: Any, batch: Any, ops: Any) -> Any:
+    return ops.cross_entropy(model(batch["x"]), batch["y"])
+
+
+def _optimizer(name: str) -> Any:
+    if name == "resnet9":
+        return ct.sgd(ct.one_cycle(PEAK, TOTAL), momentum=MOMENTUM, nesterov=True)
+    return ct.adamw(RATE, weight_decay=DECAY)
+
+
+def _start(name: str, engine: str, **options: Any) -> tuple[Any, Any, Any]:
+    """The step, its state, and batches on the device without end."""
+    from importlib import import_module
+
+    accelerator = ct.Accelerator(engine)
+    state = accelerator.prepare(import_module(f"rivals.models_{engine}").make(name), _optimizer(name))
+    batches = [accelerator.to_device({"x": x, "y": y}) for x, y in WORKLOADS[name].batches()]
+    return accelerator.train_step(loss_fn, **options), state, itertools.cycle(batches)
+
+
+def _single(name: str, engine: str, **options: Any) -> Block:
+    step, state, batches = _start(name, engine, **options)
+
+    def block(steps: int) -> float:
+        for batch in itertools.islice(batches, steps):
+            metrics = step(state, batch)
+        return metrics["loss"]
+
+    return block
+
+
+def jax(name: str) -> Block:
+    """The JAX engine."""
+    return _single(name, "jax")
+
+
+def torch(name: str) -> Block:
+    """The torch engine."""
+    return _single(name, "torch")
+
+
+def jax_many(name: str) -> Block:
+    """Twenty steps in one call."""
+    step, state, batches = _start(name, "jax")
+
+    def block(steps: int) -> float:
+        for _ in range(steps // PER_CALL):
+            metrics = step.many(state, list(itertools.islice(batches, PER_CALL)))
+        return metrics[-1]["loss"]
+
+    return block
