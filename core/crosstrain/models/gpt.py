@@ -8,7 +8,7 @@ import numpy as np
 
 from crosstrain import init
 from crosstrain.errors import ConfigError
-from crosstrain.models.spec import ModelConfig, ParamSpec, require_positive, require_rate
+from crosstrain.models.spec import Blocks, ModelConfig, ParamSpec, require_positive, require_rate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +106,10 @@ class GPTConfig(ModelConfig):
     def units(self) -> dict[str, int]:
         """See `ModelConfig`: attention heads stay whole."""
         return {"heads": self.n_heads, "kv_heads": self.kv_heads}
+
+    def blocks(self) -> Blocks:
+        """See `ModelConfig`."""
+        return Blocks(prefix="layers", count=self.n_layers)
 
     def rope_angles(self) -> np.ndarray:
         """Angle of pair i at position t: t theta^(-2i / head_dim) (Su et al. 2021).
