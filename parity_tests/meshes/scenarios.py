@@ -72,7 +72,7 @@ def held(backend: str, layout: cases.Layout) -> dict[str, np.ndarray]:
     own = importlib.import_module(f"parity_tests.meshes.own_{backend}")
     results = {}
     for case in cases.CASES.values():
-        if cases.runs(layout, case):
+        if cases.runs(layout, case, backend):
             accelerator, state = prepared(backend, layout, case, "muon")
             shapes = own.held(state)
             for section in ("params", "averages", "moments/momentum", "moments/second_moment"):
@@ -87,7 +87,7 @@ def trained(backend: str, layout: cases.Layout) -> dict[str, np.ndarray]:
     """The first steps of every model, by the name of the model."""
     results: dict[str, np.ndarray] = {}
     for case in cases.CASES.values():
-        if cases.runs(layout, case):
+        if cases.runs(layout, case, backend):
             found = cases.run(cases.accelerator_for(backend, case, layout), case, "adamw", FEW)
             results |= {f"{case.name}/{name}": values for name, values in found.items()}
     return results

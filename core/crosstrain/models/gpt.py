@@ -31,6 +31,8 @@ class GPTConfig(ModelConfig):
         norm_eps: added to the mean square in RMSNorm.
         tie_embeddings: the output head is the embedding.
         dropout: rate on the embedding and on both residual branches.
+        scan_layers: JAX compiles one block and runs it n_layers times, which takes a fraction of the time to compile;
+            names and numbers are the same. torch, which compiles nothing, does as without it.
     """
 
     kind: ClassVar[str] = "gpt"
@@ -45,6 +47,7 @@ class GPTConfig(ModelConfig):
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
     dropout: float = 0.0
+    scan_layers: bool = False
 
     def __post_init__(self) -> None:
         require_positive(self, "vocab_size", "dim", "n_layers", "n_heads", "max_seq_len", "kv_heads", "hidden_dim")

@@ -8,9 +8,9 @@ from typing import Any
 from crosstrain.errors import ConfigError
 from crosstrain.models.spec import Blocks, ModelConfig
 from crosstrain.sharding.plan import ParamPlan, ShardingPlan
-from crosstrain.sharding.rules import ShardingRules
+from crosstrain.sharding.rules import PIPELINE_AXIS, ShardingRules
 
-_FSDP, _PIPELINE = "fsdp", "pipeline"
+_FSDP = "fsdp"
 
 
 def plan_model(
@@ -62,8 +62,8 @@ def plan_parameters(
         for name, shape in shapes.items()
     }
     _require_use(params, mesh)
-    if mesh[_PIPELINE] > 1:
-        params = _with_stages(params, mesh[_PIPELINE], blocks)
+    if mesh[PIPELINE_AXIS] > 1:
+        params = _with_stages(params, mesh[PIPELINE_AXIS], blocks)
     return ShardingPlan(mesh=dict(mesh), params=params)
 
 
