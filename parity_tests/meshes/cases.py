@@ -157,7 +157,7 @@ TRAINED = ("adamw", "sgd", "muon")
 """Compared over whole runs; the others over 3 steps."""
 
 
-PIPELINES = ("jax",)
+PIPELINES = ("jax", "torch")
 """The engines that have a `pipeline` axis."""
 
 

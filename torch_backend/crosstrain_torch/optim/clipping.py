@@ -9,9 +9,9 @@ from crosstrain_torch.shards import Shards
 def global_norm(params: list[torch.Tensor], shards: Shards) -> torch.Tensor:
     """L2 norm over all gradients of these local parameters together, each gradient whole."""
     grads = [param.grad for param in params if param.grad is not None]
-    if not shards.split:
+    if not shards.is_spread:
         return torch.nn.utils.get_total_norm(grads)
-    return torch.linalg.vector_norm(shards.norms([param for param in params if param.grad is not None], grads))
+    return shards.total_norm([param for param in params if param.grad is not None], grads)
 
 
 def clip(params: list[torch.Tensor], clipping: Clipping, shards: Shards, norm: torch.Tensor | None = None) -> None:
