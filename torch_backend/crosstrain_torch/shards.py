@@ -92,10 +92,11 @@ class Shards:
 
     def total_norm(self, params: Sequence[torch.Tensor], tensors: Tensors) -> torch.Tensor:
         """L2 norm over whole tensors together, those of other stages too, that lie as these local parameters do."""
-        norms = self.norms(params, tensors)
+        # Where all that a stage holds stands still, it has none.
+        norms = self.norms(params, tensors) if tensors else self.here[0].detach().new_zeros(0)
         if self._stage is None:
             return torch.linalg.vector_norm(norms)
-        of_all = torch.tensor([param in self._shared for param in params], device=norms.device)
+        of_all = torch.tensor([param in self._shared for param in params], dtype=torch.bool, device=norms.device)
         squares = norms.double().square()
         own = squares[~of_all].sum()
         dist.all_reduce(own, group=self._stage.group)

@@ -127,7 +127,8 @@ class Gradient:
             state.reduce_gradients()
         # DDP averages over processes; the definition is the sum over all examples by the sum of all weights.
         scale = self._runtime.parts if self._runtime.uses_ddp else 1
-        torch._foreach_mul_(grads, scale / total["loss"].weight)
+        if grads:  # on a stage of a pipeline all may stand still
+            torch._foreach_mul_(grads, scale / total["loss"].weight)
         return total
 
     def _forward(

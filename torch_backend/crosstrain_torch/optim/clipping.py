@@ -20,11 +20,12 @@ def clip(params: list[torch.Tensor], clipping: Clipping, shards: Shards, norm: t
     `torch.nn.utils.clip_grad_norm_` adds 1e-6 to the norm; the definition does not.
     """
     grads = [param.grad for param in params if param.grad is not None]
+    if clipping.norm is not None and norm is None and (grads or shards.is_spread):
+        norm = global_norm(params, shards)
     if not grads:
         return
     if clipping.value is not None:
         torch._foreach_clamp_min_(grads, -clipping.value)
         torch._foreach_clamp_max_(grads, clipping.value)
-    elif clipping.norm is not None:
-        norm = global_norm(params, shards) if norm is None else norm
+    elif clipping.norm is not None and norm is not None:
         torch._foreach_mul_(grads, torch.clamp(clipping.norm / norm, max=1.0))
