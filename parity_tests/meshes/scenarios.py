@@ -104,7 +104,7 @@ def main(backend: str, folder: Path, devices: int, saved: Path, sources: list[st
                 found[f"{kind} from {source}|{layout.name}"] = go_on(backend, layout, saved / source, kind)
         found[f"trained|{layout.name}"] = trained(backend, layout)
         found[f"by hand|{layout.name}"] = by_hand(backend, layout)
-        if layout.context == 1:
+        if layout.context == layout.pipeline == 1:
             found[f"adversarial|{layout.name}"] = layouts.train_adversarially(backend, layout.mesh)
         found[f"held|{layout.name}"] = held(backend, layout)
     results |= {f"{run}|{name}": values for run, each in found.items() for name, values in each.items()}
