@@ -51,7 +51,7 @@ def place(
     absent = stages.leave_out(model, elsewhere)
     along = mesh.along("tensor")
     if along is not None:
-        tensor.split(model, plan, along)
+        tensor.split(model, plan, along, absent)
     gathered = fsdp.shard(model, plan, mesh, precision, elsewhere)
     if blueprint.is_needed:
         blueprint.fill(device, absent)

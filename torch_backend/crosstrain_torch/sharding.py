@@ -188,11 +188,11 @@ def build_mesh(sizes: Mapping[str, int], world: dist.ProcessGroup | None, device
 
 
 def _require_together(wide: Mapping[str, int]) -> None:
-    alone = [axis for axis in wide if axis not in ("data", "fsdp", PIPELINE_AXIS)]
+    alone = [axis for axis in wide if axis not in ("data", "fsdp", "tensor", PIPELINE_AXIS)]
     if PIPELINE_AXIS in wide and alone:
         given = ", ".join(f"{axis}={size}" for axis, size in wide.items())
         raise ConfigError(
-            f"pipeline goes together with data and fsdp on the torch engine in this version, got {given}. "
+            f"pipeline goes together with data, fsdp and tensor on the torch engine in this version, got {given}. "
             f"Use 1 for {', '.join(alone)}, or for pipeline."
         )
 
