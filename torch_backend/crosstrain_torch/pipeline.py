@@ -68,15 +68,15 @@ class StandIn:
         found = getattr(self._model, name)
         if isinstance(found, nn.Module | torch.Tensor) or callable(found):
             raise LossError(
-                f"a loss function must call the model itself on a pipeline, got a use of its {name}. No process has "
-                "all of it: call model(...), once; for a penalty on weights use weight_decay."
+                f"a loss or prediction function must call the model itself on a pipeline, got a use of its {name}. No "
+                "process has all of it: call model(...), once; for a penalty on weights use weight_decay."
             )
         return found
 
 
 def _not_once(what: str) -> LossError:
     return LossError(
-        f"a loss function must call the model exactly once on a pipeline, got {what}. "
+        f"a loss or prediction function must call the model exactly once on a pipeline, got {what}. "
         "Put what it is called with into one batch, or use pipeline=1."
     )
 
