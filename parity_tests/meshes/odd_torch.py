@@ -57,8 +57,8 @@ def odd(mesh: ct.MeshSpec, min_size: int = 0) -> dict[str, np.ndarray]:
 
 
 def _noisy_loss(model: nn.Module, batch: Any, ops: ct.Ops) -> Any:
-    """Draws what the model is given and what it is asked for."""
-    tokens = batch["tokens"].where(torch.rand(batch["tokens"].shape) < 0.5, 0)
+    """Draws what the model is given and what it is asked for, the same positions of every example."""
+    tokens = batch["tokens"].where(torch.rand(batch["tokens"].shape[1]) < 0.5, 0)
     return ops.cross_entropy(model(tokens), tokens.roll(1, dims=1))
 
 
@@ -68,5 +68,5 @@ def noisy(mesh: ct.MeshSpec) -> dict[str, np.ndarray]:
     accelerator = ct.Accelerator("torch", precision="fp64", mesh=mesh)
     state = cases.state_for(accelerator, case, "adamw")
     step = accelerator.train_step(_noisy_loss)
-    batch = {name: values[:8] for name, values in cases.data_of(case).items()}
+    batch = next(iter(accelerator.loader(cases.data_of(case), batch_size=8)))
     return {"loss": np.array([step(state, batch)["loss"] for _ in range(3)])}

@@ -69,7 +69,9 @@ def gathered_no_longer(models: Sequence[nn.Module]) -> Iterator[None]:
         yield
     except BaseException:
         for root in roots:
-            root.reset_iter_state()
+            # FSDP makes what it resets in the first forward pass; a loss function may fail before that.
+            if root._get_fsdp_state()._is_root:
+                root.reset_iter_state()
             root.zero_grad(set_to_none=True)
         raise
     finally:

@@ -98,9 +98,9 @@ class Shards:
             return torch.linalg.vector_norm(norms)
         of_all = torch.tensor([param in self._shared for param in params], dtype=torch.bool, device=norms.device)
         squares = norms.double().square()
-        own = squares[~of_all].sum()
+        own = squares.masked_fill(of_all, 0.0).sum()
         dist.all_reduce(own, group=self._stage.group)
-        return (own + squares[of_all].sum()).sqrt().to(norms.dtype)
+        return (own + squares.masked_fill(~of_all, 0.0).sum()).sqrt().to(norms.dtype)
 
     def mean(self, param: torch.Tensor, values: torch.Tensor, dimension: int) -> torch.Tensor:
         """Mean over a dimension, which stays with size 1, of a whole tensor that lies as this local parameter does."""

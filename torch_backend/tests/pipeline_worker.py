@@ -1,4 +1,7 @@
-"""One of two stages of a pipeline: `pipeline_worker.py FOLDER`, started by torchrun. Run by test_pipeline.py."""
+"""One process of a pipeline of two stages: `pipeline_worker.py FOLDER FSDP`, started by torchrun.
+
+Run by test_pipeline.py.
+"""
 
 import sys
 from collections.abc import Callable
@@ -16,9 +19,10 @@ from parity_tests.meshes import cases, own_torch
 from parity_tests.meshes.odd_torch import noisy
 
 import crosstrain as ct
+from crosstrain_torch.shards import local
 
 CASE = cases.CASES["gpt"]
-PIPELINE = ct.MeshSpec(pipeline=2, data=1)
+PIPELINE = ct.MeshSpec(data=1, fsdp=int(sys.argv[2]), pipeline=2)
 
 
 def batch_of(examples: int = 8) -> dict[str, np.ndarray]:
@@ -38,7 +42,7 @@ def made(accelerator: ct.Accelerator) -> dict[str, np.ndarray]:
     }
     results = {f"{name}/{key}": each for name, state in states.items() for key, each in state.snapshot().params.items()}
     for name, state in states.items():
-        held = sum(param.numel() for param in state.model.parameters() if not param.is_meta)
+        held = sum(local(param).numel() for param in state.model.parameters() if not param.is_meta)
         kept = [each for moments in state.native_optimizer.state.values() for each in moments.values() if each.ndim]
         moments = sum(each.numel() for each in kept if not each.is_meta)
         results[f"held {name}"] = np.array([held, moments, state.sharding_plan.local_size, state.sharding_plan.size])

@@ -16,13 +16,15 @@ from crosstrain_torch.sharding import build_mesh, choose_device
 WORKER = Path(__file__).parent / "pipeline_worker.py"
 
 
-@pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
-    folder = tmp_path_factory.mktemp("pipeline")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(WORKER)]
-    result = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=300, check=False)
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=lambda each: f"fsdp={each}")
+def stages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
+    """What every process found."""
+    folder, count = tmp_path_factory.mktemp("pipeline"), 2 * request.param
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", str(WORKER)]
+    arguments = [str(folder), str(request.param)]
+    result = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    return [layouts.read(folder, index) for index in range(2)]
+    return [layouts.read(folder, index) for index in range(count)]
 
 
 def test_a_stage_has_memory_for_its_blocks_only_and_knows_all(stages: list) -> None:
