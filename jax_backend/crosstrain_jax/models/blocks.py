@@ -46,8 +46,8 @@ class BlockList(nnx.List):
         self.bound: tuple[Shardings, Places] | None = None
         self.random: StepRandom | None = None
 
-    def __call__(self, x: jax.Array, *args: Any) -> jax.Array:
-        """What the last block returns."""
+    def run(self, x: jax.Array, *args: Any) -> jax.Array:
+        """What the last block returns. No `__call__`: to a probe the list is no layer."""
         if self.bound is None:
             for block in self:
                 x = block(x, *args)
@@ -56,11 +56,11 @@ class BlockList(nnx.List):
         if pipeline_stages() > 1:
             return pipelined(self._block, self._stack(shardings, places), self.random, x, args)
 
-        def run(x: jax.Array, layer: Stack) -> tuple[jax.Array, None]:
+        def one(x: jax.Array, layer: Stack) -> tuple[jax.Array, None]:
             params = tuple(map(shardings.gather_one, places.first, layer.params))
             return self._block(layer._replace(params=params), self.random, x, args), None
 
-        return jax.lax.scan(run, x, self._stack(shardings, places))[0]
+        return jax.lax.scan(one, x, self._stack(shardings, places))[0]
 
     def _stack(self, shardings: Shardings, places: Places) -> Stack:
         blocks = [jax.tree.leaves(nnx.split(block)[1]) for block in self]

@@ -121,6 +121,6 @@ class GPT(nnx.Module):
             require_shape("segments", segments, tokens.shape)
             places = positions_in(segments)
             cos, sin = cos[places], sin[places]
-        x = self.norm(self.layers(x, cos, sin, segments))
+        x = self.norm(self.layers.run(x, cos, sin, segments))
         logits = self.tok_embeddings.attend(x) if self.config.tie_embeddings else self.output(x)
         return constrain(logits, "batch", "sequence", "vocab")
