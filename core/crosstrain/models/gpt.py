@@ -31,8 +31,8 @@ class GPTConfig(ModelConfig):
         norm_eps: added to the mean square in RMSNorm.
         tie_embeddings: the output head is the embedding.
         dropout: rate on the embedding and on both residual branches.
-        scan_layers: JAX compiles one block and runs it n_layers times, which takes a fraction of the time to compile;
-            names and numbers are the same. torch, which compiles nothing, does as without it.
+        scan_layers: JAX traces and compiles one block and runs it n_layers times; names and numbers are the same.
+            docs/meshes.md says what it saves and costs. torch, which compiles nothing, does as without it.
     """
 
     kind: ClassVar[str] = "gpt"
