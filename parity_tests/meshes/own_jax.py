@@ -58,7 +58,7 @@ def held(state: Any) -> dict[str, tuple[int, ...]]:
 def _local(leaf: Any, array: jax.Array) -> tuple[int, ...]:
     (shape,) = {shard.data.shape for shard in array.addressable_shards}
     shape = tuple(
-        size * (array.sharding.mesh.shape["pipeline"] if "pipeline" in axes else 1)
+        size * (array.sharding.mesh.shape["pipeline"] if "pipeline" in (axes or ()) else 1)
         for size, axes in itertools.zip_longest(shape, array.sharding.spec, fillvalue=())
     )
     return dataclasses.replace(leaf, shape=shape).canonical_shape
