@@ -19,7 +19,7 @@ def collect(backend: str) -> dict[str, np.ndarray]:
     model = ct.models.build("mlp", layouts.CASES["mlp"][0], accelerator)
     state, split = accelerator.prepare(model, ct.sgd(0.1)), accelerator.train_step(layouts.loss_fn, accumulate_steps=3)
     attempts = {
-        "mesh axis": lambda: ct.Accelerator(backend, mesh=ct.MeshSpec(pipeline=devices)),
+        "mesh axis": lambda: ct.Accelerator(backend, mesh=ct.MeshSpec(expert=devices)),
         "mesh size": lambda: ct.Accelerator(backend, mesh=ct.MeshSpec(data=devices + 1)),
         "batch size": lambda: accelerator.loader(uneven, batch_size=devices + 1, even_batches=False),
         "last batch": lambda: accelerator.loader(uneven, batch_size=devices, even_batches=False),

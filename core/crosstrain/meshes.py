@@ -11,7 +11,7 @@ from crosstrain.data.placement import Augment, Placement
 from crosstrain.errors import ConfigError
 from crosstrain.mesh import MeshSpec
 from crosstrain.precision import Precision
-from crosstrain.sharding import BATCH_AXES, SEQUENCE_AXIS, ShardingRules
+from crosstrain.sharding import BATCH_AXES, PIPELINE_AXIS, SEQUENCE_AXIS, ShardingRules
 
 
 class Meshes:
@@ -70,5 +70,10 @@ def fit_mesh(mesh: MeshSpec, device_count: int, backend: str, axes: tuple[str, .
         raise ConfigError(
             f"mesh axes other than {', '.join(axes)} must be 1 on the {backend} engine in this "
             f"version, got {mesh.describe()}. Use 1 for {', '.join(unsupported)}."
+        )
+    if sizes[SEQUENCE_AXIS] > 1 and sizes[PIPELINE_AXIS] > 1:
+        raise ConfigError(
+            f"one of context and pipeline must be 1 in this version, got {mesh.describe()}. Use fsdp or tensor beside "
+            "either of them."
         )
     return sizes

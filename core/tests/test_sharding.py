@@ -1,5 +1,6 @@
 """The sharding plan: rules, the automatic split, and what it refuses."""
 
+import dataclasses
 import math
 
 import pytest
@@ -124,6 +125,34 @@ def test_one_axis_for_two_dimensions_is_refused():
 def test_a_rule_to_an_axis_that_splits_no_parameter_is_refused(axis):
     with pytest.raises(ct.ConfigError, match=f"'embed': '{axis}'"):
         ShardingRules(rules={"embed": axis})
+
+
+def test_blocks_are_cut_into_stages_of_neighbours_and_the_rest_stands_on_all():
+    deep = dataclasses.replace(GPT, n_layers=4)
+    plan = plan_gpt(config=deep, pipeline=2, fsdp=2)
+    stages = {name: param.stage for name, param in plan.params.items()}
+    assert [stages[f"layers.{index}.attention.wq.weight"] for index in range(4)] == [0, 0, 1, 1]
+    assert {stages[name] for name in ("tok_embeddings.weight", "norm.weight", "output.weight")} == {None}
+    assert plan.params["layers.3.attention.wq.weight"].axes == ((), ("fsdp",))
+    blocks = sum(math.prod(param.shape) for param in plan.params.values() if param.stage is not None)
+    assert plan.local_size == (plan.size - blocks) // 2 + blocks // 4
+    assert plan.of_stage(1).keys() == {name for name, stage in stages.items() if stage != 0}
+    assert not plan_gpt(pipeline=2).is_trivial
+    row = next(line for line in plan.table().splitlines() if line.startswith("layers.*.attention.wq.weight (4)"))
+    assert "-, fsdp; 2 on each stage" in row
+    assert row.endswith("4.00 KiB")  # 4 layers x 32 x 32 / 4 devices x 4 bytes
+
+
+def test_stages_that_do_not_divide_the_blocks_are_refused():
+    with pytest.raises(ct.ConfigError, match=r"pipeline=4 for the 6 blocks of layers. Use pipeline=1 or 2 or 3 or 6"):
+        plan_gpt(config=dataclasses.replace(GPT, n_layers=6), pipeline=4)
+
+
+@pytest.mark.parametrize("config", [ct.models.MLPConfig(), ct.models.ResNet9Config(), None])
+def test_a_model_without_equal_blocks_has_no_stages(config):
+    shapes = {"w": (4, 4)} if config is None else {name: p.shape for name, p in config.parameters().items()}
+    with pytest.raises(ct.ConfigError, match=r"pipeline=2 must cut a sequence of equal blocks into stages"):
+        plan_model(Paired(config), shapes, mesh(pipeline=2), ShardingRules())
 
 
 def test_the_table_groups_layers_and_counts_bytes():

@@ -40,7 +40,7 @@ def probe_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch
             calls.update(_flatten(found))
             return outputs
 
-        program = Program(runtime, capturing, layouts)
+        program = Program(runtime, capturing, layouts, stacked=False)
 
         def probe(params: Any, buffers: Any, count: Any, batch: Batch, others: Any) -> Any:
             def objective(params: Any) -> Any:

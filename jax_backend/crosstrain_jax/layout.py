@@ -10,8 +10,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from crosstrain.optim import Clipping, OptimizerSpec
-from crosstrain.sharding import ShardingPlan
+from crosstrain.sharding import PIPELINE_AXIS, ShardingPlan
 from crosstrain_jax import naming, optim
+from crosstrain_jax.models.blocks import BlockList, Places, places_of
 from crosstrain_jax.models.layers import Dropout
 from crosstrain_jax.precision import is_floating, unpin_types
 from crosstrain_jax.sharding import Shardings, obey, place
@@ -33,6 +34,7 @@ class Layout:
     moments_tree: Any
     moments: tuple[NamedSharding, ...]
     shardings: Shardings
+    lists: dict[str, Places]
     frozen: tuple[bool, ...] = ()
     held: frozenset[int] = frozenset()
     applied: dict[Clipping, Callable[..., Any]] = field(default_factory=dict)
@@ -77,6 +79,12 @@ class Layout:
         """The parameters, with no gradient of those that this step leaves as they are."""
         return tuple(jax.lax.stop_gradient(p) if place in self.held else p for place, p in enumerate(params))
 
+    @property
+    def stacked(self) -> dict[str, Places]:
+        """The lists of blocks whose parameters a step stacks."""
+        pipeline = self.shardings.plan.mesh[PIPELINE_AXIS] > 1
+        return {name: places for name, places in self.lists.items() if pipeline or places.scan}
+
     def merge(self, params: Sequence[Any], buffers: Sequence[Any], *, train: bool) -> nnx.Module:
         """A model made of these arrays."""
         return nnx.merge(
@@ -111,9 +119,9 @@ class LayoutCache:
 
 
 def bind_random(model: nnx.Module, random: Any) -> None:
-    """Gives the model's dropout layers the randomness of this step, or takes it away again."""
+    """Gives the model's dropout layers and lists of blocks the randomness of this step, or takes it away again."""
     for _, module in nnx.iter_modules(model):
-        if isinstance(module, Dropout):
+        if isinstance(module, Dropout | BlockList):
             module.random = random
 
 
@@ -144,6 +152,7 @@ def make_layout(model: nnx.Module, optimizer: OptimizerSpec | None, plan: Shardi
         params=names,
         buffers=naming.leaves(model, nnx.Not(nnx.Param)),
         shardings=shardings,
+        lists=places_of(model, [leaf.name for leaf in names]),
         **_optimizer_of(optimizer, names, shardings),
     )
 

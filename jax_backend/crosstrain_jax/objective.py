@@ -16,10 +16,11 @@ from crosstrain.precision import Precision
 from crosstrain.random import StepRandom, seed_key, threefry2x32
 from crosstrain.step import LossFn, Remat
 from crosstrain_jax.layout import Layout, Leaves, bind_random
+from crosstrain_jax.models.blocks import bind
 from crosstrain_jax.ops import JaxOps
 from crosstrain_jax.precision import casts, compute_batch, compute_params, forward_scope, needs_x64, scope
 from crosstrain_jax.remat import rematerialised
-from crosstrain_jax.sharding import replicated
+from crosstrain_jax.sharding import is_pipelined, replicated
 from crosstrain_jax.state import JaxState
 
 Batch = dict[str, jax.Array]
@@ -55,8 +56,17 @@ class Runtime:
 class Program:
     """A compiled function for one structure of states; knows the names of the metrics once it was traced."""
 
-    def __init__(self, runtime: Runtime, loss_fn: LossFn, layouts: tuple[Layout, ...], remat: Remat = "none") -> None:
-        self.runtime, self.loss_fn, self.remat = runtime, loss_fn, remat
+    def __init__(
+        self,
+        runtime: Runtime,
+        loss_fn: LossFn,
+        layouts: tuple[Layout, ...],
+        remat: Remat = "none",
+        *,
+        stacked: bool = True,
+    ) -> None:
+        """`stacked` is False for a program that looks into the blocks of a model: they run one by one then."""
+        self.runtime, self.loss_fn, self.remat, self.stacked = runtime, loss_fn, remat, stacked
         self.layout, self.others = layouts[0], layouts[1:]
         self.names: tuple[str, ...] = ()
         self.run: Callable[..., Any] = _not_compiled
@@ -77,7 +87,10 @@ class Program:
         train = random is not None
         cast = compute_params if casts(precision) else lambda leaves, _: leaves
         held = cast(self.layout.hold(params), precision)
-        model = self.layout.merge(self.layout.shardings.gather(held), buffers, train=train)
+        lists, shardings = self.layout.stacked if self.stacked else {}, self.layout.shardings
+        gathered = shardings.gather(held, [place for places in lists.values() for place in places.all])
+        model = self.layout.merge(gathered, buffers, train=train)
+        bind(model, shardings, lists)
         models = [
             layout.merge(layout.shardings.gather(cast(arrays[0], precision)), arrays[1], train=train)
             for layout, arrays in zip(self.others, others, strict=True)
@@ -110,6 +123,8 @@ class Program:
         steps: int = 1,
     ) -> tuple[Leaves, Leaves, jax.Array]:
         """Gradients of sum / weight over the batch in `steps` micro-batches, new buffers, and the table."""
+        if is_pipelined(self.runtime.mesh):
+            return self._pipelined(params, buffers, count, batch, others, steps)
 
         def objective(params: Leaves, buffers: Leaves, batch: Batch, rows: jax.Array) -> Any:
             random = self.runtime.step_random(count, rows)
@@ -133,6 +148,25 @@ class Program:
         _, (_, shape) = jax.eval_shape(objective, params, buffers, *first)
         start = (jax.tree.map(jnp.zeros_like, params), buffers, jnp.zeros(shape.shape, shape.dtype))
         (grads, buffers, table), _ = jax.lax.scan(add, start, micro)
+        return jax.tree.map(lambda grad: grad / table[0, 1].astype(grad.dtype), grads), buffers, table
+
+    def _pipelined(
+        self, params: Leaves, buffers: Leaves, count: jax.Array, batch: Batch, others: tuple[Arrays, ...], steps: int
+    ) -> tuple[Leaves, Leaves, jax.Array]:
+        """As `gradients`, with all micro-batches in one forward pass: they follow each other through the stages."""
+        rows = jnp.arange(examples(batch), dtype=jnp.uint32)
+        micro = jax.tree.map(lambda values: _micro_batches(values, steps), (batch, rows))
+
+        def objective(params: Leaves) -> Any:
+            def one(batch: Batch, rows: jax.Array) -> Any:
+                result, kept = self.forward(params, buffers, batch, self.runtime.step_random(count, rows), others)
+                loss, table = self.table(result, batch)
+                return (loss.sum, table), kept
+
+            (sums, tables), kept = jax.vmap(one, out_axes=(0, None))(*micro)
+            return sums.sum(), (kept, tables.sum(0))
+
+        grads, (buffers, table) = jax.grad(objective, has_aux=True)(params)
         return jax.tree.map(lambda grad: grad / table[0, 1].astype(grad.dtype), grads), buffers, table
 
     def metrics(

@@ -10,6 +10,9 @@ from flax import nnx
 
 from crosstrain.step import Remat, nothing_to_remat
 
+_MARK = "crosstrain_remat"
+"""An attribute of chosen blocks, and so of what a loop over blocks makes of them."""
+
 _POLICIES: dict[str, Callable[..., bool] | None] = {
     "full": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -29,10 +32,11 @@ def rematerialised(model: nnx.Module, remat: Remat) -> Iterator[None]:
     chosen = blocks(model)
     if not chosen:
         raise nothing_to_remat(model, remat, "nnx.List")
-    ids = {id(block) for block in chosen}
+    for block in chosen:
+        setattr(block, _MARK, True)
     with contextlib.ExitStack() as stack:
         for kind in {type(block) for block in chosen}:
-            stack.enter_context(patch.object(kind, "__call__", _checkpointed(kind.__call__, ids, remat)))
+            stack.enter_context(patch.object(kind, "__call__", _checkpointed(kind.__call__, remat)))
         yield
 
 
@@ -50,9 +54,9 @@ def blocks(model: nnx.Module) -> list[nnx.Module]:
     return [block for block in found.values() if not nnx.to_flat_state(nnx.state(block, nnx.Not(nnx.Param)))]
 
 
-def _checkpointed(call: Callable[..., Any], ids: set[int], remat: Remat) -> Callable[..., Any]:
+def _checkpointed(call: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
     def checkpointed(self: nnx.Module, *args: Any, **options: Any) -> Any:
-        if id(self) not in ids:
+        if not hasattr(self, _MARK):
             return call(self, *args, **options)
         # Parameters and arguments come in as a closure, which jax.checkpoint differentiates as it does arguments;
         # options that are no arrays stay what they are.

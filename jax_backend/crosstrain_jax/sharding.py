@@ -2,17 +2,18 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from crosstrain.errors import ConfigError
-from crosstrain.sharding import ACTIVATIONS, BATCH_AXES, SEQUENCE_AXIS, ParamPlan, ShardingPlan
+from crosstrain.sharding import ACTIVATIONS, BATCH_AXES, PIPELINE_AXIS, SEQUENCE_AXIS, ParamPlan, ShardingPlan
 from crosstrain_jax.naming import Leaf
 
 _OUTER_TO_INNER = ("pipeline", "data", "fsdp", "expert", "context", "tensor")
@@ -49,6 +50,11 @@ def batch_sharding(mesh: Mesh, ndim: int = 1) -> NamedSharding:
     """First dimension split over the axes that see different examples, the second, if any, over `context`."""
     cut = ndim > 1 and mesh.shape[SEQUENCE_AXIS] > 1
     return NamedSharding(mesh, P(BATCH_AXES, SEQUENCE_AXIS) if cut else P(BATCH_AXES))
+
+
+def is_pipelined(mesh: Mesh) -> bool:
+    """Whether the devices hold different blocks of a model."""
+    return mesh.shape[PIPELINE_AXIS] > 1
 
 
 def batch_devices(mesh: Mesh) -> int:
@@ -98,6 +104,12 @@ def sequence_parts() -> int:
     return 1 if mesh.empty else dict(mesh.shape).get(SEQUENCE_AXIS, 1)
 
 
+def pipeline_stages() -> int:
+    """Stages of the pipeline in a crosstrain step that is being traced; 1 outside of one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else dict(mesh.shape).get(PIPELINE_AXIS, 1)
+
+
 def constrain(values: jax.Array, *axes: str | None) -> jax.Array:
     """Says how an activation lies, by the meaning of its dimensions; changes nothing outside a crosstrain step.
 
@@ -127,7 +139,8 @@ class Shardings:
         plan: what this obeys.
         whole: on every device.
         params: of each parameter, and of its average and gradient.
-        used: of each parameter while the model runs: gathered over `fsdp`; the same object where nothing changes.
+        used: of each parameter while the model runs: gathered over `fsdp` and `pipeline`; the same object where
+            nothing changes.
         tables: whether each parameter is an embedding.
     """
 
@@ -137,12 +150,34 @@ class Shardings:
     used: tuple[NamedSharding, ...]
     tables: tuple[bool, ...]
 
-    def gather(self, params: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-        """Parameters as the model uses them, inside a compiled step; their gradients come back split."""
-        places = zip(params, self.params, self.used, self.tables, strict=True)
-        return tuple(
-            param if here is there else _gather(param, here, there, table) for param, here, there, table in places
-        )
+    def gather(self, params: Sequence[jax.Array], but: Collection[int] = ()) -> tuple[jax.Array, ...]:
+        """Parameters as the model uses them, inside a compiled step, but for those in some places.
+
+        Their gradients come back split.
+        """
+        return tuple(param if place in but else self.gather_one(place, param) for place, param in enumerate(params))
+
+    def gather_one(self, place: int, param: jax.Array) -> jax.Array:
+        """One of them, by its place among all."""
+        here, there = self.params[place], self.used[place]
+        return param if here is there else _gather(param, here, there, self.tables[place])
+
+    def stack(self, params: Sequence[jax.Array], place: int) -> jax.Array:
+        """The same parameter of several blocks, (...) each, as one array (blocks, ...); the first block's is `place`.
+
+        It lies as they do; with a pipeline each device has those of its own blocks, gathered over `fsdp`. The part
+        that it had of all blocks is exchanged for them: an all-to-all.
+        """
+        here, there, mesh = self.params[place].spec, self.used[place].spec, self.whole.mesh
+        stacked = jnp.stack(params)
+        if mesh.shape[PIPELINE_AXIS] > 1:
+            own = without(here, PIPELINE_AXIS)
+            specs = [P(None, *here), P(PIPELINE_AXIS, *own), P(PIPELINE_AXIS, *there)]
+            before, owned, used = (NamedSharding(mesh, spec) for spec in specs)
+            stacked = _gather(_gather(stacked, before, owned, False), owned, used, False)
+        elif any(here):
+            stacked = jax.lax.with_sharding_constraint(stacked, NamedSharding(mesh, P(None, *here)))
+        return stacked
 
     @property
     def averages(self) -> NamedSharding | None:
@@ -160,14 +195,37 @@ class Shardings:
 def obey(plan: ShardingPlan, leaves: Sequence[Leaf], mesh: Mesh) -> Shardings:
     """The shardings that a plan means for parameters in flax's layout."""
     whole = replicated(mesh)
-    specs = [_spec(leaf, plan.params[leaf.name], mesh) for leaf in leaves]
+    specs = [_at_rest(leaf, plan.params[leaf.name], mesh) for leaf in leaves]
     params = tuple(NamedSharding(mesh, P(*spec)) if any(spec) else whole for spec in specs)
     used = []
     for spec, sharding in zip(specs, params, strict=True):
-        gathered = [tuple(axis for axis in axes if axis != "fsdp") for axes in spec]
+        gathered = without(spec, "fsdp", PIPELINE_AXIS)
         used.append(sharding if gathered == spec else NamedSharding(mesh, P(*gathered)))
     tables = tuple(leaf.role == "embedding" for leaf in leaves)
     return Shardings(plan, whole, params, tuple(used), tables)
+
+
+def without(spec: Iterable[Any], *axes: str) -> list[tuple[str, ...]]:
+    """The mesh axes of each dimension but for some."""
+    each = ((entry,) if isinstance(entry, str) else entry or () for entry in spec)
+    return [tuple(axis for axis in entry if axis not in axes) for entry in each]
+
+
+def _at_rest(leaf: Leaf, param: ParamPlan, mesh: Mesh) -> list[tuple[str, ...]]:
+    """Mesh axes of each dimension between steps.
+
+    What one stage of a pipeline holds in a step all of them share between steps, along the largest part of a
+    dimension that they divide: arrays of one program lie on all of its devices.
+    """
+    spec, stages = _spec(leaf, param, mesh), mesh.shape[PIPELINE_AXIS]
+    if param.stage is None:
+        return spec
+    local = [size // math.prod(mesh.shape[axis] for axis in axes) for size, axes in zip(leaf.shape, spec, strict=True)]
+    fitting = [index for index, size in enumerate(local) if size % stages == 0]
+    if fitting:
+        chosen = max(fitting, key=lambda index: local[index])
+        spec[chosen] = (*spec[chosen], PIPELINE_AXIS)
+    return spec
 
 
 def _spec(leaf: Leaf, param: ParamPlan, mesh: Mesh) -> list[tuple[str, ...]]:

@@ -23,10 +23,12 @@ WITHOUT_TWIN = {
     "flops.py",  # of a traced program; torch counts with torch.utils.flop_counter
     "hlo.py",  # XLA's program for all devices; torch has none
     "defaults.py",  # JAX's defaults that differ from torch's, for diagnosis
+    "models/blocks.py",  # blocks as one stack of arrays, which a loop or a pipeline runs; torch runs them one by one
     # XLA splits arrays by itself: on torch FSDP2, tensor-parallel layers and local parts are pieces of their own.
     "fsdp.py",
     "placing.py",
     "shards.py",
+    "stages.py",
     "tensor.py",
 }
 

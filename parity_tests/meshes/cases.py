@@ -28,14 +28,19 @@ class Layout:
     fsdp: int = 1
     tensor: int = 1
     context: int = 1
+    pipeline: int = 1
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {axis: getattr(self, axis) for axis in ("data", "fsdp", "tensor", "context", "pipeline")}
 
     @property
     def mesh(self) -> ct.MeshSpec:
-        return ct.MeshSpec(data=self.data, fsdp=self.fsdp, tensor=self.tensor, context=self.context)
+        return ct.MeshSpec(**self.sizes)
 
     @property
     def devices(self) -> int:
-        return math.prod((self.data, self.fsdp, self.tensor, self.context))
+        return math.prod(self.sizes.values())
 
 
 ONE = Layout(name="one")
@@ -53,6 +58,11 @@ LAYOUTS = {
         Layout(name="data2-context2", data=2, context=2),
         Layout(name="fsdp2-context2", fsdp=2, context=2),
         Layout(name="tensor2-context2", tensor=2, context=2),
+        Layout(name="pipeline2", pipeline=2),
+        Layout(name="data2-pipeline2", data=2, pipeline=2),
+        Layout(name="fsdp2-pipeline2", fsdp=2, pipeline=2),
+        Layout(name="tensor2-pipeline2", tensor=2, pipeline=2),
+        Layout(name="pipeline4", pipeline=4),
     )
 }
 
@@ -115,6 +125,11 @@ CASES = {
             options={"grad_norm": True},
             context=True,
         ),
+        Case(
+            name="gpt-deep",
+            config=ct.models.GPTConfig(vocab_size=32, dropout=0.1, scan_layers=True, **(_GPT | {"n_layers": 4})),
+            options={"accumulate_steps": 4, "grad_norm": True, "remat": "full"},
+        ),
         Case(name="own", rules=OWN_RULES, options={"grad_norm": True}),
     )
 }
@@ -142,9 +157,19 @@ TRAINED = ("adamw", "sgd", "muon")
 """Compared over whole runs; the others over 3 steps."""
 
 
-def runs(layout: Layout, case: Case) -> bool:
-    """Whether this model can be split so."""
-    return (layout.tensor == 1 or case.tensor) and (layout.context == 1 or case.context)
+PIPELINES = ("jax", "torch")
+"""The engines that have a `pipeline` axis."""
+
+
+def runs(layout: Layout, case: Case, backend: str) -> bool:
+    """Whether an engine can split this model so."""
+    blocks = case.config.blocks() if case.config is not None else None
+    staged = backend in PIPELINES and blocks is not None and blocks.count % layout.pipeline == 0
+    return (
+        (layout.tensor == 1 or case.tensor)
+        and (layout.context == 1 or case.context)
+        and (layout.pipeline == 1 or staged)
+    )
 
 
 def data_of(case: Case) -> dict[str, np.ndarray]:
@@ -154,7 +179,7 @@ def data_of(case: Case) -> dict[str, np.ndarray]:
     drawn = np.random.default_rng(0).integers(0, 32, (75, 9)).astype(np.int32)
     labels = np.where(np.arange(8) >= 2 + np.arange(75)[:, None] % 7, -100, drawn[:, 1:]).astype(np.int32)
     data = {"tokens": drawn[:, :-1], "label": labels}
-    if case.name == "gpt-packed":
+    if case.name in ("gpt-packed", "gpt-deep"):
         data["segments"] = np.sort(np.random.default_rng(1).integers(0, 3, (75, 8)).astype(np.int32), axis=1)
     return data
 

@@ -1,6 +1,7 @@
-"""Models in torch whose weights are shared, used twice, not used, or frozen."""
+"""Models in torch whose weights are shared, used twice, not used, or frozen; a loss function that draws."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,3 +54,19 @@ def odd(mesh: ct.MeshSpec, min_size: int = 0) -> dict[str, np.ndarray]:
     state = accelerator.prepare(Odd(), ct.adamw(1e-2, weight_decay=0.1), average=ct.ema(0.9))
     case = dataclasses.replace(cases.CASES["own"], options={"accumulate_steps": 2, "clip_norm": 0.1})
     return cases.train(accelerator, state, case, 4) | cases.arrays_of(state)
+
+
+def _noisy_loss(model: nn.Module, batch: Any, ops: ct.Ops) -> Any:
+    """Draws what the model is given and what it is asked for, the same positions of every example."""
+    tokens = batch["tokens"].where(torch.rand(batch["tokens"].shape[1]) < 0.5, 0)
+    return ops.cross_entropy(model(tokens), tokens.roll(1, dims=1))
+
+
+def noisy(mesh: ct.MeshSpec) -> dict[str, np.ndarray]:
+    """Losses of the paired gpt under a loss function with random numbers of its own."""
+    case = cases.CASES["gpt"]
+    accelerator = ct.Accelerator("torch", precision="fp64", mesh=mesh)
+    state = cases.state_for(accelerator, case, "adamw")
+    step = accelerator.train_step(_noisy_loss)
+    batch = next(iter(accelerator.loader(cases.data_of(case), batch_size=8)))
+    return {"loss": np.array([step(state, batch)["loss"] for _ in range(3)])}

@@ -1,6 +1,7 @@
 """A user's own model in flax, native layers under names of its own, and what a device holds of a state."""
 
 import dataclasses
+import itertools
 from functools import partial
 from typing import Any
 
@@ -40,7 +41,10 @@ def make() -> nnx.Module:
 
 
 def held(state: Any) -> dict[str, tuple[int, ...]]:
-    """`params/NAME`, `averages/NAME` and `moments/SLOT/NAME` -> the canonical shape that each device holds."""
+    """`params/NAME`, `averages/NAME` and `moments/SLOT/NAME` -> the canonical shape that each device holds in a step.
+
+    Between steps the devices of a pipeline share every block.
+    """
     names = state.layout.params
     sections = {"params": (names, state.params), "averages": (names, state.averages)}
     sections |= {f"moments/{slot}": (kept.names, kept.values) for slot, kept in state._slots().items()}
@@ -53,4 +57,8 @@ def held(state: Any) -> dict[str, tuple[int, ...]]:
 
 def _local(leaf: Any, array: jax.Array) -> tuple[int, ...]:
     (shape,) = {shard.data.shape for shard in array.addressable_shards}
+    shape = tuple(
+        size * (array.sharding.mesh.shape["pipeline"] if "pipeline" in (axes or ()) else 1)
+        for size, axes in itertools.zip_longest(shape, array.sharding.spec, fillvalue=())
+    )
     return dataclasses.replace(leaf, shape=shape).canonical_shape

@@ -72,7 +72,7 @@ def held(backend: str, layout: cases.Layout) -> dict[str, np.ndarray]:
     own = importlib.import_module(f"parity_tests.meshes.own_{backend}")
     results = {}
     for case in cases.CASES.values():
-        if cases.runs(layout, case):
+        if cases.runs(layout, case, backend):
             accelerator, state = prepared(backend, layout, case, "muon")
             shapes = own.held(state)
             for section in ("params", "averages", "moments/momentum", "moments/second_moment"):
@@ -87,7 +87,7 @@ def trained(backend: str, layout: cases.Layout) -> dict[str, np.ndarray]:
     """The first steps of every model, by the name of the model."""
     results: dict[str, np.ndarray] = {}
     for case in cases.CASES.values():
-        if cases.runs(layout, case):
+        if cases.runs(layout, case, backend):
             found = cases.run(cases.accelerator_for(backend, case, layout), case, "adamw", FEW)
             results |= {f"{case.name}/{name}": values for name, values in found.items()}
     return results
@@ -104,7 +104,7 @@ def main(backend: str, folder: Path, devices: int, saved: Path, sources: list[st
                 found[f"{kind} from {source}|{layout.name}"] = go_on(backend, layout, saved / source, kind)
         found[f"trained|{layout.name}"] = trained(backend, layout)
         found[f"by hand|{layout.name}"] = by_hand(backend, layout)
-        if layout.context == 1:
+        if layout.context == layout.pipeline == 1:
             found[f"adversarial|{layout.name}"] = layouts.train_adversarially(backend, layout.mesh)
         found[f"held|{layout.name}"] = held(backend, layout)
     results |= {f"{run}|{name}": values for run, each in found.items() for name, values in each.items()}

@@ -12,13 +12,13 @@ from parity_tests.meshes import cases, launching
 ENGINES = ("jax", "torch")
 
 
-def _runs(devices: int, optimizers: tuple[str, ...], steps: int) -> list[str]:
+def _runs(backend: str, devices: int, optimizers: tuple[str, ...], steps: int) -> list[str]:
     return [
         launching.run_name(layout, case, optimizer, steps)
         for layout in cases.LAYOUTS.values()
         for case in cases.CASES.values()
         for optimizer in optimizers
-        if layout.devices == devices and cases.runs(layout, case)
+        if layout.devices == devices and cases.runs(layout, case, backend)
     ]
 
 
@@ -40,7 +40,7 @@ def _check(backend: str, folder: Path, devices: int, runs: list[str]) -> None:
 
 def test_a_few_steps_on_jax(tmp_path: Path) -> None:
     """One model; compiling the others takes minutes."""
-    _check("jax", tmp_path, 2, [run for run in _runs(2, ("adamw",), 6) if ":gpt:" in run])
+    _check("jax", tmp_path, 2, [run for run in _runs("jax", 2, ("adamw",), 6) if ":gpt:" in run])
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def test_a_few_steps_on_jax(tmp_path: Path) -> None:
 @pytest.mark.parametrize("devices", [2, 4, 8])
 @pytest.mark.parametrize("backend", ENGINES)
 def test_whole_runs(backend: str, devices: int, optimizer: str, tmp_path: Path) -> None:
-    _check(backend, tmp_path, devices, _runs(devices, (optimizer,), cases.STEPS))
+    _check(backend, tmp_path, devices, _runs(backend, devices, (optimizer,), cases.STEPS))
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_whole_runs(backend: str, devices: int, optimizer: str, tmp_path: Path) 
 @pytest.mark.parametrize("backend", ENGINES)
 def test_every_optimizer(backend: str, devices: int, tmp_path: Path) -> None:
     others = tuple(name for name in cases.OPTIMIZERS if name not in (*cases.TRAINED, cases.FROZEN))
-    _check(backend, tmp_path, devices, _runs(devices, others, 3))
+    _check(backend, tmp_path, devices, _runs(backend, devices, others, 3))
 
 
 @pytest.mark.slow
@@ -64,4 +64,4 @@ def test_every_optimizer(backend: str, devices: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ENGINES)
 def test_layers_that_stand_still(backend: str, devices: int, tmp_path: Path) -> None:
     """Parts of every model are frozen for two of six steps, at times that overlap."""
-    _check(backend, tmp_path, devices, _runs(devices, (cases.FROZEN,), 6))
+    _check(backend, tmp_path, devices, _runs(backend, devices, (cases.FROZEN,), 6))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from parity_tests import layouts
-from parity_tests.meshes import cases, launching
+from parity_tests.meshes import cases, launching, scenarios
 
 ENGINES = ("jax", "torch")
 Found = dict[str, dict[str, np.ndarray]]
@@ -46,7 +46,11 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """One device, and every process of the others."""
     backend, devices = request.param
     folder = tmp_path_factory.mktemp("scenarios")
-    names = [layout.name for layout in cases.LAYOUTS.values() if layout.devices == devices]
+    names = [
+        layout.name
+        for layout in cases.LAYOUTS.values()
+        if layout.devices == devices and cases.runs(layout, scenarios.CASE, backend)
+    ]
     alone = _launch(folder, backend, 1, "", ["one"])[0]
     return alone, _launch(folder, backend, devices, ",".join(["one", *names]), names)
 

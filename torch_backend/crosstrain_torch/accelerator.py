@@ -17,7 +17,7 @@ from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
-from crosstrain.sharding import SEQUENCE_AXIS, plan_model
+from crosstrain.sharding import PIPELINE_AXIS, SEQUENCE_AXIS, plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, Remat, RunStep, StepOptions, require_remat
 from crosstrain_torch import capture, evaluation, memory, models, naming, profiler, sharding, step
 from crosstrain_torch.collectives import all_gather
@@ -32,7 +32,7 @@ class TorchAccelerator(Accelerator):
     backend: ClassVar[str] = "torch"
     _native_model: ClassVar[str] = "torch.nn.Module"
     _wide_integers: ClassVar[bool] = True
-    _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor", "context")
+    _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor", "context", "pipeline")
     _group: Any
 
     def value_and_grad(self, loss_fn: LossFn, *, remat: Remat = "none") -> GradientStep:
@@ -50,7 +50,7 @@ class TorchAccelerator(Accelerator):
 
     def probe_step(self, loss_fn: LossFn) -> Callable[..., Probe]:
         """See `crosstrain.Accelerator`."""
-        for axis in ("tensor", SEQUENCE_AXIS):
+        for axis in ("tensor", SEQUENCE_AXIS, PIPELINE_AXIS):
             if self.mesh_sizes[axis] > 1:
                 raise ConfigError(
                     f"probe_step must see whole activations, got {axis}={self.mesh_sizes[axis]}, over which a process "

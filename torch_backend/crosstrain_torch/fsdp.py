@@ -1,7 +1,7 @@
 """Fully sharded parameters (FSDP2) from a sharding plan: block by block, then what is left."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -18,13 +18,17 @@ _AXIS = "fsdp"
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
-def shard(model: nn.Module, plan: ShardingPlan, mesh: Mesh, precision: Precision) -> list[str]:
+def shard(
+    model: nn.Module, plan: ShardingPlan, mesh: Mesh, precision: Precision, elsewhere: Collection[str] = ()
+) -> list[str]:
     """Shards a model in place, and returns the names of the parameters that FSDP gathers and reduces.
 
-    Parameters that the plan keeps whole are left alone. Gradients are sums over the processes, not means.
+    Parameters that the plan keeps whole, or that are `elsewhere`, are left alone. Gradients are sums over the
+    processes, not means.
     """
     params = naming.parameters(model)
-    dimensions = {params[name]: param.dimension(_AXIS) for name, param in plan.params.items()}
+    split = {name: None if name in elsewhere else param.dimension(_AXIS) for name, param in plan.params.items()}
+    dimensions = {params[name]: dimension for name, dimension in split.items()}
     whole = {param for param, dimension in dimensions.items() if dimension is None}
     native = mesh.along("data", _AXIS)
     if native is None or mesh.sizes[_AXIS] == 1 or len(whole) == len(params):
@@ -40,7 +44,7 @@ def shard(model: nn.Module, plan: ShardingPlan, mesh: Mesh, precision: Precision
     for module in fsdp_modules(model):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-    return [name for name, param in plan.params.items() if param.dimension(_AXIS) is not None]
+    return [name for name, dimension in split.items() if dimension is not None]
 
 
 def fsdp_modules(model: nn.Module) -> list[FSDPModule]:
@@ -65,7 +69,9 @@ def gathered_no_longer(models: Sequence[nn.Module]) -> Iterator[None]:
         yield
     except BaseException:
         for root in roots:
-            root.reset_iter_state()
+            # FSDP makes what it resets in the first forward pass; a loss function may fail before that.
+            if root._get_fsdp_state()._is_root:
+                root.reset_iter_state()
             root.zero_grad(set_to_none=True)
         raise
     finally:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,9 +11,21 @@ from crosstrain.snapshot import LazyArrays
 from crosstrain_torch.shards import local, part, whole
 
 
-def lazily(tensors: Mapping[str, torch.Tensor]) -> LazyArrays:
-    """Tensors by canonical name, copied to the host when asked for."""
-    return LazyArrays({name: (tuple(each.shape), partial(to_numpy, each)) for name, each in tensors.items()})
+class Gather(Protocol):
+    """Canonical name and what this process holds -> the whole tensor."""
+
+    def __call__(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Called by every process, for the same names in the same order."""
+        ...
+
+
+def lazily(tensors: Mapping[str, torch.Tensor], gather: Gather) -> LazyArrays:
+    """Tensors by canonical name, put together and copied to the host when asked for."""
+
+    def read(name: str, tensor: torch.Tensor) -> np.ndarray:
+        return to_numpy(gather(name, tensor))
+
+    return LazyArrays({name: (tuple(each.shape), partial(read, name, each)) for name, each in tensors.items()})
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -28,8 +41,10 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def copy_into(targets: Mapping[str, torch.Tensor], values: Mapping[str, np.ndarray]) -> None:
-    """Writes whole arrays of the host into tensors of the same names, one by one."""
+    """Writes whole arrays of the host into tensors of the same names, one by one; the meta device takes none."""
     for name, target in targets.items():
+        if target.is_meta:
+            continue
         array = torch.from_numpy(np.require(values[name], requirements=["C", "W"]))
         local(target).copy_(part(array, target))
 

@@ -1,7 +1,7 @@
 """Models that were made on the meta device: their shapes first, their values when it is known who holds which part."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import nn
@@ -46,10 +46,16 @@ class Blueprint:
         return bool(self._modules) or self._weights is not None
 
     @torch.no_grad()
-    def fill(self, device: torch.device) -> None:
-        """Allocates this process's parts and gives them their values."""
+    def fill(self, device: torch.device, absent: Collection[torch.Tensor] = ()) -> None:
+        """Allocates this process's parts and gives them their values; what is `absent` stays on the meta device."""
         tied = naming.ties(self._model)
-        self._model._apply(lambda each: torch.empty_like(each, device=device) if each.is_meta else each.to(device))
+
+        def allocate(each: torch.Tensor) -> torch.Tensor:
+            if each in absent:
+                return each
+            return torch.empty_like(each, device=device) if each.is_meta else each.to(device)
+
+        self._model._apply(allocate)
         naming.tie(tied)
         if self._weights is not None:
             copy_into(naming.parameters(self._model), self._weights)

@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from crosstrain.data.loader import WEIGHT
 from crosstrain.errors import LossError
+from crosstrain.loss import Loss
+from crosstrain.objective import read_outputs
 from crosstrain.precision import Precision
 from crosstrain.step import LossFn
 from crosstrain_torch.ops import TorchOps
@@ -20,6 +22,33 @@ from crosstrain_torch.precision import casts, compute_batch, compute_params
 from crosstrain_torch.state import TorchState
 
 Batch = dict[str, torch.Tensor]
+Outputs = dict[str, Loss]
+"""The loss and the metrics, as sums and weights."""
+
+
+def read_losses(result: Any, batch: Batch, examples: int) -> Outputs:
+    """What a loss function returned.
+
+    Raises:
+        LossError: see `crosstrain.objective.read_outputs`.
+    """
+    loss, metrics = read_outputs(result, examples=examples, padded=WEIGHT in batch)
+    return {"loss": loss, **metrics}
+
+
+def detach(outputs: Outputs) -> Outputs:
+    """Without their gradients."""
+    return {
+        name: Loss(*(part.detach() if torch.is_tensor(part) else part for part in loss))
+        for name, loss in outputs.items()
+    }
+
+
+def add(total: Outputs, part: Outputs) -> Outputs:
+    """Over both; of nothing and a part, that part."""
+    if not total:
+        return part
+    return {name: Loss(total[name].sum + loss.sum, total[name].weight + loss.weight) for name, loss in part.items()}
 
 
 class Objective(nn.Module):

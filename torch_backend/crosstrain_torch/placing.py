@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from crosstrain.errors import ConfigError
 from crosstrain.precision import Precision
 from crosstrain.sharding import ShardingPlan
-from crosstrain_torch import fsdp, naming, tensor
+from crosstrain_torch import fsdp, naming, stages, tensor
 from crosstrain_torch.materialise import Blueprint
 from crosstrain_torch.models.layers import BatchNorm, Dropout, synchronise
 from crosstrain_torch.precision import param_dtype
@@ -30,6 +30,7 @@ def place(
             "already. Build a second one, and load the first one's state.snapshot() into its state."
         )
     _require_sequences(model, mesh)
+    stages.require_stages(model, mesh)
     tensor.styles(model, plan)
     blueprint = Blueprint(model)
     model.to(dtype=param_dtype(precision), device=None if blueprint.is_needed else device)
@@ -44,12 +45,16 @@ def place(
             module.part = mesh.index("tensor")
         if hasattr(module, "sequence_part"):
             module.sequence_part = mesh.sequence
+        if hasattr(module, "stage_shapes"):
+            module.stage = mesh.stage
+    elsewhere = stages.elsewhere(plan, mesh)
+    absent = stages.leave_out(model, elsewhere)
     along = mesh.along("tensor")
     if along is not None:
-        tensor.split(model, plan, along)
-    gathered = fsdp.shard(model, plan, mesh, precision)
+        tensor.split(model, plan, along, absent)
+    gathered = fsdp.shard(model, plan, mesh, precision, elsewhere)
     if blueprint.is_needed:
-        blueprint.fill(device)
+        blueprint.fill(device, absent)
     params = naming.parameters(model)
     return frozenset(params[name] for name in gathered)
 

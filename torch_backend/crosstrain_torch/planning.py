@@ -14,7 +14,7 @@ from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
 from crosstrain.planning import Job, Measured, Memory, Topology
 from crosstrain.planning.formulas import expected
-from crosstrain.sharding import BATCH_AXES, ShardingPlan, plan_model
+from crosstrain.sharding import BATCH_AXES, PIPELINE_AXIS, ShardingPlan, plan_model
 from crosstrain_torch import models, naming
 from crosstrain_torch.objective import Objective
 from crosstrain_torch.optim.rules import RULES
@@ -23,6 +23,7 @@ from crosstrain_torch.precision import DTYPES, compute_batch, compute_params, fo
 _NOTES = (
     "exchanges are those of the formulas, not of a program",
     "activations are what autograd keeps of one micro-batch; those that tensor parallelism splits count whole",
+    "embedding and head count as parts of the blocks where a pipeline divides activations and FLOPs",
     "what kernels take for themselves, and fragmentation, are not in it",
     "the products inside a fused attention kernel are not counted",
 )
@@ -53,7 +54,8 @@ class TorchPlanner:
             gradient_bytes=param_dtype(job.precision).itemsize,
             micro_batches=micro_batches,
         )
-        kept = sum(_kept(job, name, param, plan, naming.roles(model)[name]) for name, param in params.items())
+        roles, here = naming.roles(model), plan.of_stage(0)
+        kept = sum(_kept(job, name, params[name], plan, roles[name]) for name in here)
         buffers = sum(_size(buffer) for buffer in model.buffers())
         averages = weights if job.average is not None else 0
         given = micro_batches * sum(_size(each) for each in batch.values())
@@ -61,14 +63,16 @@ class TorchPlanner:
         # One block, and the next one while it runs; everything else is freed after use.
         blocks = max((len(each) for each in model.modules() if isinstance(each, nn.ModuleList)), default=1)
         in_flight = min(1.0, 2 / blocks) * gathered if mesh["fsdp"] > 1 else 0.0
+        # The first stage waits for the gradients of as many micro-batches as there are stages.
+        share = min(micro_batches, mesh[PIPELINE_AXIS]) / mesh[PIPELINE_AXIS]
         return Measured(
             plan=plan,
             memory=Memory(
                 state=weights + kept + buffers + averages + given,
                 outputs=0.0,
-                temporaries=weights + activations + in_flight,
+                temporaries=weights + share * activations + in_flight,
             ),
-            flops=flops * micro_batches / mesh["tensor"],
+            flops=flops * micro_batches / (mesh["tensor"] * mesh[PIPELINE_AXIS]),
             hbm_bytes=None,
             collectives=exchanges,
             notes=_NOTES,

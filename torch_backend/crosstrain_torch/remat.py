@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from crosstrain.step import Remat, nothing_to_remat
+from crosstrain_torch.models.layers import Dropout
 
 _DOTS = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
 """Products with weights; those of attention are of batches (`bmm` and kernels of their own)."""
@@ -56,14 +57,15 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _checkpointed(block: nn.Module, forward: Callable[..., Any], remat: Remat, *args: Any, **options: Any) -> Any:
-    contexts = functools.partial(_contexts, remat, _substituted(block))
+    contexts = functools.partial(_contexts, remat, [*_substituted(block), *_random(block)])
     return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **options)
 
 
-Substituted = list[tuple[dict[str, Any], str, torch.Tensor]]
+Entries = list[tuple[dict[str, Any], str, Any]]
+"""Dicts of modules, and what is under a name there in this call."""
 
 
-def _substituted(block: nn.Module) -> Substituted:
+def _substituted(block: nn.Module) -> Entries:
     """Tensors that stand in for parameters in this call only: those in the compute type."""
     return [
         (module._parameters, name, tensor)
@@ -73,25 +75,28 @@ def _substituted(block: nn.Module) -> Substituted:
     ]
 
 
-def _contexts(
-    remat: Remat, substituted: Substituted
-) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+def _random(block: nn.Module) -> Entries:
+    """The randomness of dropout: in a pipeline other micro-batches come before the backward pass of this one."""
+    return [(module.__dict__, "random", module.random) for module in block.modules() if isinstance(module, Dropout)]
+
+
+def _contexts(remat: Remat, entries: Entries) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     """For the forward pass, and for the one that is repeated."""
     first: AbstractContextManager[Any] = contextlib.nullcontext()
     again: AbstractContextManager[Any] = contextlib.nullcontext()
     if remat == "dots":
         first, again = create_selective_checkpoint_contexts(_DOTS)
-    return first, _with(substituted, again)
+    return first, _with(entries, again)
 
 
 @contextlib.contextmanager
-def _with(substituted: Substituted, inner: AbstractContextManager[Any]) -> Iterator[None]:
-    kept = [(table, name, table[name]) for table, name, _ in substituted]
+def _with(entries: Entries, inner: AbstractContextManager[Any]) -> Iterator[None]:
+    kept = [(table, name, table[name]) for table, name, _ in entries]
     try:
-        for table, name, tensor in substituted:
-            table[name] = tensor
+        for table, name, value in entries:
+            table[name] = value
         with inner:
             yield
     finally:
-        for table, name, param in kept:
-            table[name] = param
+        for table, name, value in kept:
+            table[name] = value

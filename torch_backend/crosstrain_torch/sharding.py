@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from crosstrain.errors import ConfigError, ModelError
-from crosstrain.sharding import BATCH_AXES, SEQUENCE_AXIS
+from crosstrain.sharding import BATCH_AXES, PIPELINE_AXIS, SEQUENCE_AXIS
 
 
 def choose_device(platform: str | None) -> torch.device:
@@ -73,6 +73,36 @@ class SequencePart:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """Which stage of a pipeline a process is.
+
+    Attributes:
+        group: the processes that are the stages of the same examples, in their order.
+        index: which one is here.
+        count: how many there are.
+    """
+
+    group: dist.ProcessGroup
+    index: int
+    count: int
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the inputs of the model go in here."""
+        return self.index == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the outputs of the model come out here."""
+        return self.index == self.count - 1
+
+    def share(self, blocks: int) -> range:
+        """Which of so many blocks are here."""
+        each = blocks // self.count
+        return range(self.index * each, (self.index + 1) * each)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Mesh:
     """The processes of a run along the axes of its mesh, the last axis the fastest.
 
@@ -84,6 +114,8 @@ class Mesh:
         batch_part: which part of a batch is ours, of how many.
         losses: the group of those that see different examples or positions; None where there is one.
         sequence: which part of every sequence is ours; None for whole ones.
+        stage: which stage of a pipeline is here; None where there is none.
+        peers: the group of those that hold parts or copies of the same parameters: of all, or of the same stage.
     """
 
     sizes: Mapping[str, int]
@@ -93,6 +125,8 @@ class Mesh:
     batch_part: tuple[int, int]
     losses: dist.ProcessGroup | None
     sequence: SequencePart | None = None
+    stage: Stage | None = None
+    peers: dist.ProcessGroup | None = None
 
     def along(self, *axes: str) -> DeviceMesh | None:
         """The mesh of those of these axes that are larger than 1; None where none is."""
@@ -113,24 +147,54 @@ class Mesh:
 
 
 def build_mesh(sizes: Mapping[str, int], world: dist.ProcessGroup | None, device: torch.device) -> Mesh:
-    """The mesh of all processes; every one of them calls this."""
+    """The mesh of all processes; every one of them calls this.
+
+    Raises:
+        ConfigError: axes that do not go together.
+    """
     wide = {axis: size for axis, size in sizes.items() if size > 1}
     if all(axis == "data" for axis in wide):
         part = (0, 1) if world is None else (dist.get_rank(world), dist.get_world_size(world))
-        return Mesh(sizes=sizes, native=None, world=world, batch=world, batch_part=part, losses=world)
+        return Mesh(sizes=sizes, native=None, world=world, batch=world, batch_part=part, losses=world, peers=world)
+    _require_together(wide)
     native = init_device_mesh(device.type, tuple(wide.values()), mesh_dim_names=tuple(wide))
     split = tuple(axis for axis in wide if axis in BATCH_AXES)
     index = 0
     for axis in split:
         index = index * sizes[axis] + native.get_local_rank(axis)
-    part = (index, math.prod(sizes[axis] for axis in split))
-    batch = _group(native, split, "batch")
-    if SEQUENCE_AXIS not in wide:
-        return Mesh(sizes=sizes, native=native, world=world, batch=batch, batch_part=part, losses=batch)
-    context = native[SEQUENCE_AXIS]
-    sequence = SequencePart(group=context.get_group(), index=context.get_local_rank(), parts=context.size())
-    losses = _group(native, tuple(axis for axis in wide if axis in split or axis == SEQUENCE_AXIS), "losses")
-    return Mesh(sizes=sizes, native=native, world=world, batch=batch, batch_part=part, losses=losses, sequence=sequence)
+    batch = losses = _group(native, split, "batch")
+    sequence = stage = None
+    peers = world
+    if SEQUENCE_AXIS in wide:
+        context = native[SEQUENCE_AXIS]
+        sequence = SequencePart(group=context.get_group(), index=context.get_local_rank(), parts=context.size())
+        losses = _group(native, tuple(axis for axis in wide if axis in split or axis == SEQUENCE_AXIS), "losses")
+    if PIPELINE_AXIS in wide:
+        pipeline = native[PIPELINE_AXIS]
+        stage = Stage(group=pipeline.get_group(), index=pipeline.get_local_rank(), count=pipeline.size())
+        alike = tuple(axis for axis in wide if axis != PIPELINE_AXIS)
+        peers = batch if alike == split else _group(native, alike, "peers")
+    return Mesh(
+        sizes=sizes,
+        native=native,
+        world=world,
+        batch=batch,
+        batch_part=(index, math.prod(sizes[axis] for axis in split)),
+        losses=losses,
+        sequence=sequence,
+        stage=stage,
+        peers=peers,
+    )
+
+
+def _require_together(wide: Mapping[str, int]) -> None:
+    alone = [axis for axis in wide if axis not in ("data", "fsdp", "tensor", PIPELINE_AXIS)]
+    if PIPELINE_AXIS in wide and alone:
+        given = ", ".join(f"{axis}={size}" for axis, size in wide.items())
+        raise ConfigError(
+            f"pipeline goes together with data, fsdp and tensor on the torch engine in this version, got {given}. "
+            f"Use 1 for {', '.join(alone)}, or for pipeline."
+        )
 
 
 def _group(native: DeviceMesh, axes: tuple[str, ...], name: str) -> dist.ProcessGroup | None:

@@ -1,13 +1,15 @@
 """Between the part of a tensor that this process holds and the whole one."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
+
+from crosstrain_torch.sharding import Mesh
 
 Tensors = list[torch.Tensor]
 
@@ -50,20 +52,29 @@ class Shards:
     """The parameters of a state: whole as modules hold them, and local as optimizers update them.
 
     Args:
-        params: canonical name -> parameter of the module.
-        world: the group of all processes; None where no parameter is split.
+        params: canonical name -> parameter of the module; on the meta device where only other stages hold it.
+        mesh: of the processes.
+        shared: names of those that every stage of a pipeline holds.
+
+    Attributes:
+        here: local parameters but for those that only other stages hold.
+        split: whether any is cut into parts.
+        is_spread: whether this process has less than whole gradients of all.
     """
 
-    def __init__(self, params: Mapping[str, nn.Parameter], world: dist.ProcessGroup | None) -> None:
+    def __init__(self, params: Mapping[str, nn.Parameter], mesh: Mesh, shared: Collection[str] = ()) -> None:
         self.native = dict(params)
         self.local = {name: _local_parameter(param) for name, param in params.items()}
-        self._world = world
+        self.here = [param for param in self.local.values() if not param.is_meta]
+        self._peers, self._stage = mesh.peers, mesh.stage
         pairs = [(param, self.local[name]) for name, param in params.items()]
         self._apart = [(native, mine) for native, mine in pairs if native is not mine]
         self._owner = {self.local[name]: param for name, param in params.items()}
-        processes = 1 if world is None else dist.get_world_size(world)
+        processes = 1 if mesh.peers is None else dist.get_world_size(mesh.peers)
         self._copies = {self.local[name]: processes / _parts(param) for name, param in params.items()}
+        self._shared = {self.local[name] for name in shared}
         self.split = any(_parts(param) > 1 for param in params.values())
+        self.is_spread = self.split or self._stage is not None
 
     def owner(self, param: torch.Tensor) -> nn.Parameter:
         """The parameter of the module that a local one belongs to."""
@@ -76,8 +87,20 @@ class Shards:
             return norms
         copies = torch.tensor([self._copies[param] for param in params], dtype=torch.float64, device=norms.device)
         squares = norms.double().square() / copies
-        dist.all_reduce(squares, group=self._world)
+        dist.all_reduce(squares, group=self._peers)
         return squares.sqrt().to(norms.dtype)
+
+    def total_norm(self, params: Sequence[torch.Tensor], tensors: Tensors) -> torch.Tensor:
+        """L2 norm over whole tensors together, those of other stages too, that lie as these local parameters do."""
+        # Where all that a stage holds stands still, it has none.
+        norms = self.norms(params, tensors) if tensors else self.here[0].detach().new_zeros(0)
+        if self._stage is None:
+            return torch.linalg.vector_norm(norms)
+        of_all = torch.tensor([param in self._shared for param in params], dtype=torch.bool, device=norms.device)
+        squares = norms.double().square()
+        own = squares.masked_fill(of_all, 0.0).sum()
+        dist.all_reduce(own, group=self._stage.group)
+        return (own + squares.masked_fill(~of_all, 0.0).sum()).sqrt().to(norms.dtype)
 
     def mean(self, param: torch.Tensor, values: torch.Tensor, dimension: int) -> torch.Tensor:
         """Mean over a dimension, which stays with size 1, of a whole tensor that lies as this local parameter does."""
@@ -106,25 +129,34 @@ class Learning:
 
     Attributes:
         trainable: canonical name -> local parameter, of all that need a gradient when the state is made.
-        now: local parameters that the next step updates.
+        now: local parameters that the next step updates here.
+        elsewhere: canonical name -> what stands for a parameter that it updates on other stages only.
         held: canonical names of those that it leaves as they are.
     """
 
     def __init__(self, shards: Shards) -> None:
         self.trainable = {name: param for name, param in shards.local.items() if param.requires_grad}
-        self.now = list(self.trainable.values())
+        self.now: list[torch.Tensor] = []
+        self.elsewhere: dict[str, torch.Tensor] = {}
         self.held: tuple[str, ...] = ()
-        self._split = shards.split
+        self._fixed = shards.split or len(shards.here) < len(shards.local)
+        self._choose()
 
     def hold(self, names: tuple[str, ...]) -> None:
         """Leaves these out, and asks for no gradients of theirs; takes up the others again."""
         if names == self.held:
             return
         self.held = names
-        self.now = [param for name, param in self.trainable.items() if name not in names]
-        # FSDP2 takes note of what needs a gradient once; there gradients are dropped instead.
-        for name, param in () if self._split else self.trainable.items():
+        self._choose()
+        # FSDP2 takes note of what needs a gradient once, and a pipeline of what it sends back; there gradients are
+        # dropped instead.
+        for name, param in () if self._fixed else self.trainable.items():
             param.requires_grad_(name not in names)
+
+    def _choose(self) -> None:
+        chosen = {name: param for name, param in self.trainable.items() if name not in self.held}
+        self.now = [param for param in chosen.values() if not param.is_meta]
+        self.elsewhere = {name: param for name, param in chosen.items() if param.is_meta}
 
     def drop_others(self, params: Iterable[torch.Tensor]) -> None:
         """Takes the gradients off parameters that the next step does not update."""

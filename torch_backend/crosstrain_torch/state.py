@@ -19,17 +19,21 @@ from crosstrain_torch.models.layers import Dropout
 from crosstrain_torch.placing import place
 from crosstrain_torch.sharding import Mesh
 from crosstrain_torch.shards import Learning, Shards, local, reduce_sum, wrap
+from crosstrain_torch.stages import Holders
 
 
 class TorchGradients(Gradients):
     """Gradients by name of the state's parameters, as far as this process holds them; None where there is none."""
 
-    def __init__(self, grads: dict[str, torch.Tensor | None], params: Mapping[str, torch.Tensor]) -> None:
-        self.grads, self._params = grads, params
+    def __init__(
+        self, grads: dict[str, torch.Tensor | None], params: Mapping[str, torch.Tensor], holders: Holders
+    ) -> None:
+        self.grads, self._params, self._holders = grads, params, holders
 
     def to_host(self) -> dict[str, np.ndarray]:
         """See `crosstrain.Gradients`."""
-        return {n: to_numpy(wrap(grad, self._params[n])) for n, grad in self.grads.items() if grad is not None}
+        there = {name: wrap(grad, self._params[name]) for name, grad in self.grads.items() if grad is not None}
+        return {name: to_numpy(self._holders.whole(name, grad)) for name, grad in there.items()}
 
 
 class TorchState(TrainState):
@@ -49,15 +53,16 @@ class TorchState(TrainState):
         super().__init__(optimizer, average, plan)
         self.gathered = place(model, plan, mesh, precision, device)
         self._model, self._device, self._mesh = model.train(), device, mesh
-        self.sequence = mesh.sequence
+        self.sequence, self.stage = mesh.sequence, mesh.stage
         self.dropouts = [m for m in model.modules() if isinstance(m, Dropout) and m.rate]
         self.params = naming.parameters(model)
-        self.shards = Shards(self.params, mesh.world)
+        self.holders = Holders(plan=plan, stage=mesh.stage, device=device)
+        self.shards = Shards(self.params, mesh, [name for name in self.params if self.holders.is_shared(name)])
         self.learning = Learning(self.shards)
         self.native_optimizer = None if optimizer is None else self._build_optimizer()
         self.reading: Future[None] | None = None
         self.averages = {name: p.detach().clone() for name, p in self.params.items()} if average is not None else {}
-        self._local_averages = [local(average) for average in self.averages.values()]
+        self._local_averages = [local(average) for average in self.averages.values() if not average.is_meta]
 
     @property
     def model(self) -> nn.Module:
@@ -78,9 +83,10 @@ class TorchState(TrainState):
     def take_gradients(self) -> TorchGradients:
         """Moves the gradients out of the parameters."""
         grads = {name: param.grad for name, param in self.shards.local.items()}
+        grads |= {name: torch.empty_like(param) for name, param in self.learning.elsewhere.items()}
         for param in self.shards.local.values():
             param.grad = None
-        return TorchGradients(grads, self.params)
+        return TorchGradients(grads, self.params, self.holders)
 
     def apply_gradients(
         self, gradients: Gradients, *, clip_norm: float | None = None, clip_value: float | None = None
@@ -116,17 +122,20 @@ class TorchState(TrainState):
         return [param.grad for param in self.learning.now if param.grad is not None]
 
     def reduce_gradients(self) -> None:
-        """Adds up over examples and positions what neither FSDP nor DDP adds up."""
+        """Adds up over examples, positions and stages what neither FSDP nor DDP adds up."""
         pairs = [
             (native in self.gathered, param.grad)
             for native, param in zip(self.params.values(), self.shards.local.values(), strict=True)
-            if param.grad is not None
+            if param.grad is not None and not param.is_meta
         ]
         if self._mesh.losses is not None:
             reduce_sum((grad for gathered, grad in pairs if not gathered), self._mesh.losses)
         if self._mesh.sequence is not None:
             # FSDP has added up over the batch.
             reduce_sum((grad for gathered, grad in pairs if gathered), self._mesh.sequence.group)
+        if self._mesh.stage is not None:
+            shared = (param.grad for name, param in self.shards.local.items() if self.holders.is_shared(name))
+            reduce_sum((grad for grad in shared if grad is not None), self._mesh.stage.group)
 
     def update(self, rate: float, momentum: float, average: float) -> None:
         """One native optimizer step, then the average; the gradients are gone after it."""
@@ -137,14 +146,14 @@ class TorchState(TrainState):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if self.averages and average:
-            params = [param.detach() for param in self.shards.local.values()]
+            params = [param.detach() for param in self.shards.here]
             optim.update_average(self._local_averages, params, average)
 
     @contextlib.contextmanager
     def with_averages(self) -> Iterator[None]:
         """The averages in the place of the weights; they change places."""
         self._wait_for_readers()
-        params = [param.detach() for param in self.shards.local.values()]
+        params = [param.detach() for param in self.shards.here]
 
         def swap() -> None:
             for param, average in zip(params, self._local_averages, strict=True):
@@ -164,11 +173,14 @@ class TorchState(TrainState):
         check_names("gradients", {name: tuple(param.shape) for name, param in trained.items()}, values)
         grads = {name: torch.empty_like(param.detach()) for name, param in trained.items()}
         copy_into(grads, values)
-        return TorchGradients({n: local(grads[n]) if n in grads else None for n in self.params}, self.params)
+        return TorchGradients(
+            {n: local(grads[n]) if n in grads else None for n in self.params}, self.params, self.holders
+        )
 
     def view(self) -> Snapshot:
         """See `crosstrain.TrainState`."""
-        return Snapshot.from_sections(self._step, {name: lazily(each) for name, each in self._sections().items()})
+        sections = {name: lazily(each, self.holders.whole) for name, each in self._sections().items()}
+        return Snapshot.from_sections(self._step, sections)
 
     def load(self, snapshot: Snapshot) -> None:
         """See `crosstrain.TrainState`."""
@@ -187,12 +199,12 @@ class TorchState(TrainState):
         self._step = snapshot.step
 
     def tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Everything this state holds, by name: what a forward pass changes, and what only an update does."""
+        """Everything this process holds, by name: what a forward pass changes, and what only an update does."""
         changing: dict[str, torch.Tensor] = {}
         steady: dict[str, torch.Tensor] = {}
         for section, kept in self._sections().items():
             found = changing if section in ("buffers", "native") else steady
-            found |= {f"{section}/{name}": tensor for name, tensor in kept.items()}
+            found |= {f"{section}/{name}": tensor for name, tensor in kept.items() if not tensor.is_meta}
         return changing, steady
 
     @torch.no_grad()

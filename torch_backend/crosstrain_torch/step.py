@@ -8,27 +8,25 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from crosstrain.data.loader import WEIGHT
 from crosstrain.errors import DataError
 from crosstrain.loss import Loss
 from crosstrain.metrics import Metrics
-from crosstrain.objective import read_outputs
 from crosstrain.precision import Precision
 from crosstrain.random import WORD_MASK, StepRandom, seed_key, threefry2x32
 from crosstrain.state import require_trainable
 from crosstrain.step import LossFn, Remat, StepHyper, StepOptions
 from crosstrain_torch import fsdp, optim
 from crosstrain_torch.collectives import all_reduce
-from crosstrain_torch.objective import Batch, Objective, call
+from crosstrain_torch.objective import Batch, Objective, Outputs, add, call, detach, read_losses
+from crosstrain_torch.pipeline import Pipelined, require_alone
 from crosstrain_torch.precision import forward_scope
 from crosstrain_torch.remat import rematerialised
 from crosstrain_torch.sharding import Mesh
 from crosstrain_torch.state import TorchGradients, TorchState
-
-Outputs = dict[str, Loss]
 
 
 class Runtime:
@@ -60,12 +58,16 @@ class Runtime:
         return torch.stack(pairs).reshape(-1, 2).cpu().numpy()
 
     def reduce(self, outputs: Outputs) -> Outputs:
-        """Sums and weights over all processes."""
-        if self.group is None:
+        """Sums and weights over all processes; of stages, those of the last one."""
+        stage = self.mesh.stage
+        if self.group is None and stage is None:
             return outputs
         dtype = torch.float64 if self.precision.loss_dtype == "float64" else torch.float32
         parts = [torch.as_tensor(part, dtype=dtype, device=self.device) for loss in outputs.values() for part in loss]
-        total = all_reduce(torch.stack(parts), self.group).reshape(-1, 2)
+        flat = torch.stack(parts)
+        total = (flat if self.group is None else all_reduce(flat, self.group)).reshape(-1, 2)
+        if stage is not None:
+            dist.broadcast(total, group=stage.group, group_src=stage.count - 1)
         return {name: Loss(total[index, 0], total[index, 1]) for index, name in enumerate(outputs)}
 
     def metrics(self, outputs: Outputs, known: Mapping[str, float] | None = None) -> Metrics:
@@ -82,12 +84,18 @@ class Gradient:
 
     def __init__(self, loss_fn: LossFn, runtime: Runtime, accumulate_steps: int = 1, remat: Remat = "none") -> None:
         self._loss_fn, self._runtime, self._count, self._remat = loss_fn, runtime, accumulate_steps, remat
+        self._pipelined = Pipelined(loss_fn, read_losses, runtime, remat=remat)
         self._positions: dict[int, torch.Tensor] = {}
         self._objectives: WeakKeyDictionary[TorchState, dict[Any, nn.Module]] = WeakKeyDictionary()
 
     def __call__(self, state: TorchState, batch: Batch, others: tuple[TorchState, ...]) -> Outputs:
         """Gradients of sum / weight over the global batch; returns the global sums and weights."""
         state.learning.hold(state.frozen)
+        if self._runtime.mesh.stage is not None:
+            require_alone(others)
+            with fsdp.gathered_no_longer([state.model]):
+                parts = list(self._micro_batches(batch, self._rows(batch)))
+                return self._finish(state, self._pipelined.gradients(state, parts))
         objective = self._objective(state, others)
         with fsdp.gathered_no_longer([each.model for each in (state, *others)]):
             if self._count > 1 or self._runtime.group is not None:
@@ -96,7 +104,7 @@ class Gradient:
             loss = outputs["loss"]
             (loss.sum / loss.weight).backward()
             state.collect_gradients()
-            return _detach(outputs)
+            return detach(outputs)
 
     def _accumulate(
         self, objective: nn.Module, state: TorchState, batch: Batch, others: tuple[TorchState, ...]
@@ -109,14 +117,18 @@ class Gradient:
             with contextlib.nullcontext() if last else _without_sync(objective):
                 outputs = self._forward(objective, state, part, others, part_rows)
                 outputs["loss"].sum.backward()
-            total = _add(total, _detach(outputs))
+            total = add(total, detach(outputs))
+        return self._finish(state, total)
+
+    def _finish(self, state: TorchState, total: Outputs) -> Outputs:
         total = self._runtime.reduce(total)
         grads = state.collect_gradients()
         if not self._runtime.uses_ddp:
             state.reduce_gradients()
         # DDP averages over processes; the definition is the sum over all examples by the sum of all weights.
         scale = self._runtime.parts if self._runtime.uses_ddp else 1
-        torch._foreach_mul_(grads, scale / total["loss"].weight)
+        if grads:  # on a stage of a pipeline all may stand still
+            torch._foreach_mul_(grads, scale / total["loss"].weight)
         return total
 
     def _forward(
@@ -133,8 +145,7 @@ class Gradient:
             runtime.bind_random(owner, state.step, rows)
         with forward_scope(runtime.precision, runtime.device), rematerialised(state.model, self._remat):
             result = call(objective, batch, runtime.precision, state=state, others=others)
-        loss, metrics = read_outputs(result, examples=len(rows), padded=WEIGHT in batch)
-        return {"loss": loss, **metrics}
+        return read_losses(result, batch, len(rows))
 
     def _rows(self, batch: Batch) -> torch.Tensor:
         """Which examples of the global batch these are; the same tensor for every batch of one size."""
@@ -198,19 +209,6 @@ def _distribute(objective: nn.Module, others: tuple[TorchState, ...], runtime: R
 
 def _without_sync(objective: nn.Module) -> Any:
     return objective.no_sync() if isinstance(objective, DistributedDataParallel) else contextlib.nullcontext()
-
-
-def _detach(outputs: Outputs) -> Outputs:
-    return {
-        name: Loss(*(part.detach() if torch.is_tensor(part) else part for part in loss))
-        for name, loss in outputs.items()
-    }
-
-
-def _add(total: Outputs, part: Outputs) -> Outputs:
-    if not total:
-        return part
-    return {name: Loss(total[name].sum + loss.sum, total[name].weight + loss.weight) for name, loss in part.items()}
 
 
 class TrainRun:

@@ -1,6 +1,6 @@
 """Tensor parallelism from a sharding plan: which layers are split by columns and which by rows, with torch's styles."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,10 +42,18 @@ def styles(model: nn.Module, plan: ShardingPlan) -> dict[str, ParallelStyle]:
     return {layer.path: _style(layer, handed_on) for layer in layers}
 
 
-def split(model: nn.Module, plan: ShardingPlan, mesh: DeviceMesh) -> None:
-    """Makes the layers that the plan splits tensor-parallel, in place; tied parameters stay one."""
+def split(model: nn.Module, plan: ShardingPlan, mesh: DeviceMesh, absent: Collection[nn.Parameter] = ()) -> None:
+    """Makes the layers that the plan splits tensor-parallel, in place; tied parameters stay one.
+
+    Layers of parameters that are `absent` are left alone.
+    """
     tied = naming.ties(model)
-    parallelize_module(model, mesh, styles(model, plan), src_data_rank=None)
+    here = {
+        path: style
+        for path, style in styles(model, plan).items()
+        if not any(param in absent for param in model.get_submodule(path).parameters())
+    }
+    parallelize_module(model, mesh, here, src_data_rank=None)
     naming.tie(tied)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from crosstrain import init
 from crosstrain.errors import ConfigError
-from crosstrain.models.spec import ModelConfig, ParamSpec, require_positive, require_rate
+from crosstrain.models.spec import Blocks, ModelConfig, ParamSpec, require_positive, require_rate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +31,8 @@ class GPTConfig(ModelConfig):
         norm_eps: added to the mean square in RMSNorm.
         tie_embeddings: the output head is the embedding.
         dropout: rate on the embedding and on both residual branches.
+        scan_layers: JAX traces and compiles one block and runs it n_layers times; names and numbers are the same.
+            docs/meshes.md says what it saves and costs. torch, which compiles nothing, does as without it.
     """
 
     kind: ClassVar[str] = "gpt"
@@ -45,6 +47,7 @@ class GPTConfig(ModelConfig):
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
     dropout: float = 0.0
+    scan_layers: bool = False
 
     def __post_init__(self) -> None:
         require_positive(self, "vocab_size", "dim", "n_layers", "n_heads", "max_seq_len", "kv_heads", "hidden_dim")
@@ -106,6 +109,10 @@ class GPTConfig(ModelConfig):
     def units(self) -> dict[str, int]:
         """See `ModelConfig`: attention heads stay whole."""
         return {"heads": self.n_heads, "kv_heads": self.kv_heads}
+
+    def blocks(self) -> Blocks:
+        """See `ModelConfig`."""
+        return Blocks(prefix="layers", count=self.n_layers)
 
     def rope_angles(self) -> np.ndarray:
         """Angle of pair i at position t: t theta^(-2i / head_dim) (Su et al. 2021).

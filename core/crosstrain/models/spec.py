@@ -34,6 +34,25 @@ class ParamSpec:
             raise ConfigError(f"axes must name every dimension, got axes={self.axes} for shape {self.shape}.")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Blocks:
+    """A sequence of equal blocks: what each returns is the first argument of the next.
+
+    Attributes:
+        prefix: canonical name of the sequence; its blocks are `PREFIX.0` and so on.
+        count: blocks.
+    """
+
+    prefix: str
+    count: int
+
+    def index(self, name: str) -> int | None:
+        """Which block a parameter belongs to; None when it is outside of them."""
+        if not name.startswith(f"{self.prefix}."):
+            return None
+        return int(name.removeprefix(f"{self.prefix}.").partition(".")[0])
+
+
 class ModelConfig(abc.ABC):
     """Base of the paired models' configs: frozen dataclasses, the same for both engines."""
 
@@ -47,6 +66,10 @@ class ModelConfig(abc.ABC):
     def units(self) -> dict[str, int]:
         """Logical axis -> into how many parts it may be cut, where that is fewer than its elements."""
         return {}
+
+    def blocks(self) -> Blocks | None:
+        """The blocks that `pipeline` may cut into stages; None where a model has no such sequence."""
+        return None
 
     @property
     def parameter_count(self) -> int:
@@ -90,4 +113,4 @@ def require_rate(config: ModelConfig, name: str) -> None:
         raise ConfigError(f"{name} must be in [0, 1), got {name}={value}.")
 
 
-__all__ = ["Init", "ModelConfig", "ParamSpec", "Role", "built_config", "require_positive", "require_rate"]
+__all__ = ["Blocks", "Init", "ModelConfig", "ParamSpec", "Role", "built_config", "require_positive", "require_rate"]

@@ -32,9 +32,12 @@ def expected(
 def _data(plan: ShardingPlan, gradient_bytes: float) -> tuple[Collective, ...]:
     """An all-reduce of every gradient, of the part that a device holds."""
     given: dict[tuple[str, ...], float] = {}
-    for param in plan.params.values():
+    for param in plan.of_stage(0).values():
+        shared = ("data", "pipeline") if param.stage is None else ("data",)
         axes = tuple(
-            axis for axis in ("data", "fsdp") if plan.mesh[axis] > 1 and (axis == "data" or not _splits(param, axis))
+            axis
+            for axis in ("data", "fsdp", "pipeline")
+            if plan.mesh[axis] > 1 and (axis in shared or (axis == "fsdp" and not _splits(param, axis)))
         )
         given[axes] = given.get(axes, 0.0) + math.prod(param.local_shape(plan.mesh)) * gradient_bytes
     return tuple(_collective("all-reduce", axes, plan.mesh, 1, size) for axes, size in given.items() if axes)
@@ -45,7 +48,7 @@ def _fsdp(
 ) -> tuple[Collective, ...]:
     """Weights are gathered for the forward and again for the backward pass; gradients are scattered as they add up."""
     n = plan.mesh["fsdp"]
-    local = [math.prod(p.local_shape(plan.mesh)) for p in plan.params.values() if _splits(p, "fsdp")]
+    local = [math.prod(p.local_shape(plan.mesh)) for p in plan.of_stage(0).values() if _splits(p, "fsdp")]
     if n == 1 or not local:
         return ()
     times = 2 * micro_batches
@@ -59,7 +62,7 @@ def _tensor(plan: ShardingPlan, tokens: int, compute_bytes: float, micro_batches
     """A sum of outputs where a matrix is split by its inputs, and of input gradients where it is split by outputs."""
     sums = [
         param.shape[1 - dimension]
-        for param in plan.params.values()
+        for param in plan.of_stage(0).values()
         if len(param.shape) == 2 and (dimension := param.dimension("tensor")) is not None
     ]
     if plan.mesh["tensor"] == 1 or not sums:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from crosstrain.errors import ConfigError
-from crosstrain.models.spec import ModelConfig
+from crosstrain.models.spec import Blocks, ModelConfig
 from crosstrain.sharding.plan import ParamPlan, ShardingPlan
-from crosstrain.sharding.rules import ShardingRules
+from crosstrain.sharding.rules import PIPELINE_AXIS, ShardingRules
 
 _FSDP = "fsdp"
 
@@ -15,7 +16,7 @@ _FSDP = "fsdp"
 def plan_model(
     model: Any, shapes: Mapping[str, tuple[int, ...]], mesh: Mapping[str, int], rules: ShardingRules
 ) -> ShardingPlan:
-    """Plans the parameters of a native model; a paired one knows its logical axes.
+    """Plans the parameters of a native model; a paired one knows its logical axes and its blocks.
 
     Raises:
         ConfigError: see `plan_parameters`.
@@ -24,7 +25,7 @@ def plan_model(
     if not isinstance(config, ModelConfig):
         return plan_parameters(shapes, mesh, rules, logical_axes={})
     known = {name: param.axes for name, param in config.parameters().items()}
-    return plan_parameters(shapes, mesh, rules, logical_axes=known, units=config.units())
+    return plan_parameters(shapes, mesh, rules, logical_axes=known, units=config.units(), blocks=config.blocks())
 
 
 def plan_parameters(
@@ -34,8 +35,11 @@ def plan_parameters(
     *,
     logical_axes: Mapping[str, tuple[str | None, ...]],
     units: Mapping[str, int] | None = None,
+    blocks: Blocks | None = None,
 ) -> ShardingPlan:
     """Plans every parameter: the rules where its axes have a meaning, then `fsdp` where it is not split over it yet.
+
+    Blocks are cut into `pipeline` stages of as many neighbours each; what is no block's stands on every stage.
 
     A parameter whose logical axes do not lead to `fsdp` is split along its largest dimension that the axis divides,
     and stays whole when there is none. Every other mesh axis is obeyed or refused.
@@ -46,16 +50,20 @@ def plan_parameters(
         rules: see there.
         logical_axes: what the model knows about its parameters.
         units: logical axis -> into how many parts it may be cut, where that is fewer than its elements (heads).
+        blocks: what `pipeline` cuts into stages.
 
     Raises:
         ConfigError: axes of another number than dimensions, one mesh axis for two dimensions, a dimension that does
-            not divide, or a mesh axis that no parameter can use; names the parameter, the axis and what to do.
+            not divide, a mesh axis that no parameter can use, or blocks that `pipeline` does not divide; names the
+            parameter, the axis and what to do.
     """
     params = {
         name: _plan(name, shape, mesh, rules, rules.axes_of(name, logical_axes), units or {})
         for name, shape in shapes.items()
     }
     _require_use(params, mesh)
+    if mesh[PIPELINE_AXIS] > 1:
+        params = _with_stages(params, mesh[PIPELINE_AXIS], blocks)
     return ShardingPlan(mesh=dict(mesh), params=params)
 
 
@@ -102,6 +110,27 @@ def _split_largest(axes: list[tuple[str, ...]], shape: tuple[int, ...], mesh: Ma
     free = [index for index, size in enumerate(shape) if not axes[index] and size and size % mesh[_FSDP] == 0]
     if free:
         axes[max(free, key=lambda index: shape[index])] = (_FSDP,)
+
+
+def _with_stages(params: Mapping[str, ParamPlan], stages: int, blocks: Blocks | None) -> dict[str, ParamPlan]:
+    """The same plans with the stage that holds each block: neighbouring blocks, as many on every stage."""
+    if blocks is None:
+        raise ConfigError(
+            f"pipeline={stages} must cut a sequence of equal blocks into stages, but the model names none. "
+            "Use the paired gpt, whose config's blocks() does, or pipeline=1."
+        )
+    if blocks.count % stages:
+        fitting = ", ".join(str(size) for size in range(1, blocks.count + 1) if blocks.count % size == 0)
+        raise ConfigError(
+            f"pipeline must divide the number of blocks, got pipeline={stages} for the {blocks.count} blocks of "
+            f"{blocks.prefix}. Use pipeline={fitting.replace(', ', ' or ')}, or a multiple of {stages} blocks."
+        )
+    each = blocks.count // stages
+    of = {name: blocks.index(name) for name in params}
+    return {
+        name: param if (index := of[name]) is None else replace(param, stage=index // each)
+        for name, param in params.items()
+    }
 
 
 def _require_use(params: Mapping[str, ParamPlan], mesh: Mapping[str, int]) -> None:

@@ -14,6 +14,9 @@ BATCH_AXES = ("data", "fsdp", "expert")
 SEQUENCE_AXIS = "context"
 """The mesh axis that splits the second dimension of a batch."""
 
+PIPELINE_AXIS = "pipeline"
+"""The mesh axis whose devices hold different blocks of a model."""
+
 ACTIVATIONS: Mapping[str | None, str | tuple[str, ...]] = MappingProxyType(
     {
         "batch": BATCH_AXES,

@@ -10,6 +10,7 @@ from flax import nnx
 from crosstrain.models.checks import require_integer, require_length, require_shape
 from crosstrain.models.gpt import GPTConfig
 from crosstrain_jax.models.attention import causal_attention
+from crosstrain_jax.models.blocks import BlockList
 from crosstrain_jax.models.layers import Dropout, RMSNorm
 from crosstrain_jax.precision import wide_dtype
 from crosstrain_jax.sharding import constrain
@@ -82,7 +83,7 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array, cos: jax.Array, sin: jax.Array, segments: jax.Array | None = None) -> jax.Array:
         """(B, T, dim) -> (B, T, dim)."""
         x = x + self.attention_dropout(self.attention(self.attention_norm(x), cos, sin, segments))
-        return x + self.ffn_dropout(self.feed_forward(self.ffn_norm(x)))
+        return constrain(x + self.ffn_dropout(self.feed_forward(self.ffn_norm(x))), *_STREAM)
 
 
 class GPT(nnx.Module):
@@ -92,7 +93,8 @@ class GPT(nnx.Module):
         self.config = config
         self.tok_embeddings = nnx.Embed(config.vocab_size, config.dim, rngs=rngs)
         self.dropout = Dropout(config.dropout, "dropout")
-        self.layers = nnx.List([Block(config, f"layers.{i}", rngs=rngs) for i in range(config.n_layers)])
+        blocks = (Block(config, f"layers.{i}", rngs=rngs) for i in range(config.n_layers))
+        self.layers = BlockList(blocks, scan=config.scan_layers)
         self.norm = RMSNorm(config.dim, eps=config.norm_eps)
         if not config.tie_embeddings:
             self.output = nnx.Linear(config.dim, config.vocab_size, use_bias=False, rngs=rngs)
@@ -119,8 +121,6 @@ class GPT(nnx.Module):
             require_shape("segments", segments, tokens.shape)
             places = positions_in(segments)
             cos, sin = cos[places], sin[places]
-        for layer in self.layers:
-            x = constrain(layer(x, cos, sin, segments), *_STREAM)
-        x = self.norm(x)
+        x = self.norm(self.layers.run(x, cos, sin, segments))
         logits = self.tok_embeddings.attend(x) if self.config.tie_embeddings else self.output(x)
         return constrain(logits, "batch", "sequence", "vocab")

@@ -4,11 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from crosstrain.errors import ModelError
 from crosstrain.models.checks import require_integer, require_length, require_shape
 from crosstrain.models.gpt import GPTConfig
 from crosstrain_torch.models.attention import causal_attention, whole_segments
 from crosstrain_torch.models.layers import Dropout, RMSNorm, project
-from crosstrain_torch.sharding import SequencePart
+from crosstrain_torch.sharding import SequencePart, Stage
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -91,6 +92,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.sequence_part: SequencePart | None = None
+        self.stage: Stage | None = None
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.dropout = Dropout(config.dropout, "dropout")
         self.layers = nn.ModuleList(Block(config, f"layers.{i}") for i in range(config.n_layers))
@@ -102,32 +104,69 @@ class GPT(nn.Module):
         self.register_buffer("rope_cos", angles.cos(), persistent=False)
         self.register_buffer("rope_sin", angles.sin(), persistent=False)
 
-    def forward(self, tokens: torch.Tensor, segments: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        segments: torch.Tensor | None = None,
+        *,
+        received: tuple[torch.Tensor, ...] | None = None,
+    ) -> torch.Tensor:
         """Tokens (B, T), integer -> logits (B, T, vocab_size).
 
         Args:
             tokens: ids.
             segments: integer, (B, T), such as `pack` gives: a run of one number is a document, whose tokens see no
                 other document and count their positions from 0. None: a row is one document.
+            received: what a step over a pipeline passes, to the stage that is here: the stream (B, T, dim) that the
+                stage before returned, or nothing to the first. All but the last return the stream.
 
         Raises:
-            ModelError: tokens or segments of another type or shape, or longer than `max_seq_len`.
+            ModelError: tokens or segments of another type or shape, or longer than `max_seq_len`; a call without a
+                step where other processes hold some of the blocks.
         """
-        require_integer("tokens", tokens, tokens.is_floating_point())
-        require_shape("tokens", tokens, ("B", "T"))
+        self._check(tokens, segments)
+        blocks = self._blocks_here(received)
         part, length = self.sequence_part, tokens.shape[1]
-        require_length(length if part is None else length * part.parts, self.config.max_seq_len)
         start = 0 if part is None else length * part.index
         here = slice(start, start + length)
         cos, sin = self.rope_cos[here], self.rope_sin[here]
         if segments is not None:
-            require_integer("segments", segments, segments.is_floating_point())
-            require_shape("segments", segments, tuple(tokens.shape))
             segments = whole_segments(segments, part)
             places = positions_in(segments)[:, here]
             cos, sin = self.rope_cos[places], self.rope_sin[places]
-        x = self.dropout(self.tok_embeddings(tokens))
-        for layer in self.layers:
-            x = layer(x, cos, sin, segments)
+        x = received[0] if received else self.dropout(self.tok_embeddings(tokens))
+        for index in blocks:
+            x = self.layers[index](x, cos, sin, segments)
+        if self.stage is not None and not self.stage.is_last:
+            return x
         x = self.norm(x)
         return project(x, self.tok_embeddings.weight) if self.output is None else self.output(x)
+
+    def stage_shapes(self, tokens: torch.Tensor, segments: torch.Tensor | None = None) -> tuple[torch.Size, torch.Size]:
+        """Of the stream between stages, and of the logits.
+
+        Raises:
+            ModelError: as `forward`.
+        """
+        self._check(tokens, segments)
+        return torch.Size((*tokens.shape, self.config.dim)), torch.Size((*tokens.shape, self.config.vocab_size))
+
+    def _check(self, tokens: torch.Tensor, segments: torch.Tensor | None) -> None:
+        require_integer("tokens", tokens, tokens.is_floating_point())
+        require_shape("tokens", tokens, ("B", "T"))
+        parts = 1 if self.sequence_part is None else self.sequence_part.parts
+        require_length(tokens.shape[1] * parts, self.config.max_seq_len)
+        if segments is not None:
+            require_integer("segments", segments, segments.is_floating_point())
+            require_shape("segments", segments, tuple(tokens.shape))
+
+    def _blocks_here(self, received: tuple[torch.Tensor, ...] | None) -> range:
+        blocks = range(len(self.layers))
+        if self.stage is None:
+            return blocks
+        if received is None:
+            raise ModelError(
+                f"a model on pipeline={self.stage.count} must be called by a step, got a call outside of one on a "
+                "process that holds some of the blocks. Use train_step, eval_step or predict_step."
+            )
+        return self.stage.share(len(blocks))

@@ -9,9 +9,9 @@ from crosstrain_torch.shards import Shards
 def global_norm(params: list[torch.Tensor], shards: Shards) -> torch.Tensor:
     """L2 norm over all gradients of these local parameters together, each gradient whole."""
     grads = [param.grad for param in params if param.grad is not None]
-    if not shards.split:
+    if not shards.is_spread:
         return torch.nn.utils.get_total_norm(grads)
-    return torch.linalg.vector_norm(shards.norms([param for param in params if param.grad is not None], grads))
+    return shards.total_norm([param for param in params if param.grad is not None], grads)
 
 
 def clip(params: list[torch.Tensor], clipping: Clipping, shards: Shards, norm: torch.Tensor | None = None) -> None:
@@ -20,11 +20,12 @@ def clip(params: list[torch.Tensor], clipping: Clipping, shards: Shards, norm: t
     `torch.nn.utils.clip_grad_norm_` adds 1e-6 to the norm; the definition does not.
     """
     grads = [param.grad for param in params if param.grad is not None]
+    if clipping.norm is not None and norm is None and (grads or shards.is_spread):
+        norm = global_norm(params, shards)
     if not grads:
         return
     if clipping.value is not None:
         torch._foreach_clamp_min_(grads, -clipping.value)
         torch._foreach_clamp_max_(grads, clipping.value)
-    elif clipping.norm is not None:
-        norm = global_norm(params, shards) if norm is None else norm
+    elif clipping.norm is not None and norm is not None:
         torch._foreach_mul_(grads, torch.clamp(clipping.norm / norm, max=1.0))

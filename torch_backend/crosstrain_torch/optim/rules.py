@@ -53,10 +53,14 @@ def build(
         raise ConfigError(f"optimizer must be one of {known} on the torch engine, got {type(spec).__name__}.")
     rule = RULES[type(spec)]
     groups: dict[Any, list[torch.Tensor]] = {}
+    elsewhere: list[tuple[torch.Tensor, str]] = []
     for name, param in shards.local.items():
         if name in trained:
-            key = (spec.settings(name, roles[name]), rule.kind(spec, roles[name], param.ndim))
-            groups.setdefault(key, []).append(param)
+            kind = rule.kind(spec, roles[name], param.ndim)
+            if param.is_meta:
+                elsewhere.append((param, kind))
+            else:
+                groups.setdefault((spec.settings(name, roles[name]), kind), []).append(param)
     optimizer = rule.build(
         spec,
         [
@@ -75,6 +79,9 @@ def build(
     for group in optimizer.param_groups:
         for param in group["params"]:
             optimizer.state[param].update(rule.start(spec, param.detach(), group["kind"]))
+    # So that the slots of all parameters are known here.
+    for param, kind in elsewhere:
+        optimizer.state[param].update(rule.start(spec, param.detach(), kind))
     return optimizer
 
 
