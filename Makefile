@@ -9,7 +9,7 @@ RIVALS := examples/benchmarks/rivals/requirements.txt
 # Two workers suit two cores; more share the machine with the processes that distributed tests start.
 JOBS ?= 2
 
-.PHONY: demo test test-all parity parity-mesh bench check format clean setup
+.PHONY: demo test test-all test-deepspeed parity parity-mesh bench check format clean setup
 .DEFAULT_GOAL := demo
 
 # Tests run in JOBS processes beside each other, so each gets one thread.
@@ -23,6 +23,11 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(TEST_ENV) $(BIN)/pytest -n $(JOBS) --dist loadfile -m ""
+
+# DeepSpeed is built from source, and compiles more when it first runs.
+test-deepspeed: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[deepspeed]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(TEST_ENV) $(BIN)/pytest -m "" parity_tests/meshes/test_zero.py
 
 parity: $(STAMP)
 	$(BIN)/python -m parity_tests.training.matrix

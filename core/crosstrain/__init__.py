@@ -10,6 +10,7 @@ from crosstrain import data, models, random
 from crosstrain._version import __version__
 from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback
+from crosstrain.deepspeed import DeepSpeed
 from crosstrain.errors import (
     BackendError,
     CheckpointError,
@@ -98,6 +99,7 @@ __all__ = [
     "CrosstrainError",
     "Cycle",
     "DataError",
+    "DeepSpeed",
     "Gradients",
     "History",
     "LaunchError",

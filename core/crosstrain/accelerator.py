@@ -16,6 +16,7 @@ import numpy as np
 from crosstrain import backends
 from crosstrain.abstract import abstractmethod
 from crosstrain.data.loader import Loader, LoaderSpec, TransformLike, TransformOn
+from crosstrain.deepspeed import DeepSpeed
 from crosstrain.errors import ConfigError
 from crosstrain.exchange import Call
 from crosstrain.folding import words
@@ -63,6 +64,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         platform: `cpu`, `gpu` or `tpu`; None takes the best there is.
         debug: processes agree on every batch before a step uses it, so that one that gives other shapes, or does
             something else, is named instead of waited for. Costs an exchange per step.
+        deepspeed: ZeRO by DeepSpeed on the torch engine (`pip install 'crosstrain[deepspeed]'`).
 
     Raises:
         BackendError: the engine is unknown or not installed.
@@ -71,6 +73,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
 
     backend: ClassVar[str]
     _native_model: ClassVar[str]
+    _has_deepspeed: ClassVar[bool] = False
 
     def __new__(cls, backend: str | None = None, **options: Any) -> "Accelerator":
         """The subclass of the engine that was named."""
@@ -91,20 +94,28 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         nan_policy: NanPolicy = "ignore",
         platform: Platform | None = None,
         debug: bool = False,
+        deepspeed: DeepSpeed | None = None,
     ) -> None:
         if nan_policy not in get_args(NanPolicy):
             raise ConfigError(f"nan_policy must be 'ignore' or 'raise', got nan_policy={nan_policy!r}.")
         if platform not in (None, *get_args(Platform)):
             raise ConfigError(f"platform must be cpu, gpu, tpu or None, got platform={platform!r}.")
-        self.precision = Precision.parse(precision)
+        if deepspeed is not None and not self._has_deepspeed:
+            raise ConfigError(
+                f"deepspeed must be None on the {self.backend} engine, got {deepspeed}. "
+                "Use mesh=ct.MeshSpec(fsdp=N), which splits what ZeRO does, or the torch engine."
+            )
+        self.precision, self.deepspeed = Precision.parse(precision), deepspeed
         self.seed = seed
         self.nan_policy: NanPolicy = nan_policy
         self._open(platform)
         self.mesh_sizes = self._fit_mesh(mesh or MeshSpec())
+        if deepspeed is not None:
+            deepspeed.require_mesh(self.mesh_sizes)
         self.sharding = sharding or ShardingRules()
         self.debug = debug
         same = {"precision": self.precision, "mesh": self.mesh_sizes, "seed": seed, "nan_policy": nan_policy}
-        same["sharding"] = self.sharding
+        same |= {"sharding": self.sharding, "deepspeed": deepspeed}
         # Before the mesh is built, for which processes of other meshes would wait for each other.
         self._meet({"backend": self.backend, **same, "debug": debug})
         self._build_mesh()

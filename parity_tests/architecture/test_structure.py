@@ -30,6 +30,7 @@ WITHOUT_TWIN = {
     "shards.py",
     "stages.py",
     "tensor.py",
+    "zero.py",  # DeepSpeed's, for torch only
 }
 
 

@@ -24,6 +24,7 @@ from crosstrain_torch.collectives import all_gather
 from crosstrain_torch.pixels import Augment
 from crosstrain_torch.precision import param_dtype
 from crosstrain_torch.state import TorchState, to_numpy
+from crosstrain_torch.zero import ZeroRun, ZeroState, apart
 
 
 class TorchAccelerator(Accelerator):
@@ -32,12 +33,15 @@ class TorchAccelerator(Accelerator):
     backend: ClassVar[str] = "torch"
     _native_model: ClassVar[str] = "torch.nn.Module"
     _wide_integers: ClassVar[bool] = True
+    _has_deepspeed: ClassVar[bool] = True
     _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor", "context", "pipeline")
     _group: Any
 
     def value_and_grad(self, loss_fn: LossFn, *, remat: Remat = "none") -> GradientStep:
         """See `crosstrain.Accelerator`."""
         require_remat(remat)
+        if self._splits_by_zero():
+            raise apart()
         return step.gradient_step(loss_fn, self._runtime, self.to_device, remat)
 
     def eval_step(self, loss_fn: LossFn, *, averaged: bool = False) -> EvalStep:
@@ -122,9 +126,16 @@ class TorchAccelerator(Accelerator):
 
     def _prepare(self, model: nn.Module, optimizer: OptimizerSpec | None, average: Averaging | None) -> TorchState:
         plan = plan_model(model, naming.shapes(naming.parameters(model)), self.mesh_sizes, self.sharding)
-        return TorchState(
-            model, optimizer, average, precision=self.precision, device=self.device, mesh=self.mesh, plan=plan
-        )
+        places = {"precision": self.precision, "device": self.device, "mesh": self.mesh, "plan": plan}
+        if optimizer is None or self.deepspeed is None:
+            return TorchState(model, optimizer, average, **places)
+        self.deepspeed.require(optimizer, self.precision, averages=average is not None)
+        if not self._splits_by_zero():
+            return TorchState(model, optimizer, **places)
+        return ZeroState(model, optimizer, self.deepspeed, **places)
+
+    def _splits_by_zero(self) -> bool:
+        return self.deepspeed is not None and self._group is not None
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         tensors = {
@@ -136,7 +147,8 @@ class TorchAccelerator(Accelerator):
         return {name: values.pin_memory().to(self.device, non_blocking=True) for name, values in tensors.items()}
 
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
-        return step.TrainRun(loss_fn, options, self._runtime)
+        run = ZeroRun if self._splits_by_zero() else step.TrainRun
+        return run(loss_fn, options, self._runtime)
 
     def _checkpoint_writer(self) -> Writer:
         from crosstrain_torch.checkpoint import TorchWriter

@@ -106,6 +106,14 @@ class Gradient:
             state.collect_gradients()
             return detach(outputs)
 
+    def passes(
+        self, state: TorchState, model: nn.Module, batch: Batch, others: tuple[TorchState, ...]
+    ) -> Iterator[Outputs]:
+        """The outputs of each micro-batch, by `model` around the state's own; their backward pass is the caller's."""
+        objective = Objective(self._loss_fn, model, tuple(other.model for other in others))
+        for part, rows in self._micro_batches(batch, self._rows(batch)):
+            yield self._forward(objective, state, part, others, rows)
+
     def _accumulate(
         self, objective: nn.Module, state: TorchState, batch: Batch, others: tuple[TorchState, ...]
     ) -> Outputs:

@@ -6,15 +6,18 @@ a `torch.optim.Optimizer` over foreach operations. One file for each family of `
 
 from crosstrain_torch.optim.average import update_average
 from crosstrain_torch.optim.clipping import clip, global_norm
-from crosstrain_torch.optim.moments import set_counters, slots
-from crosstrain_torch.optim.rules import build, set_hyper
+from crosstrain_torch.optim.moments import set_counter, set_counters, slots
+from crosstrain_torch.optim.rules import RULES, build, set_hyper, start
 
 __all__ = [
+    "RULES",
     "build",
     "clip",
     "global_norm",
+    "set_counter",
     "set_counters",
     "set_hyper",
     "slots",
+    "start",
     "update_average",
 ]

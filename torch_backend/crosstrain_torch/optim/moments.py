@@ -3,6 +3,7 @@
 import torch
 
 from crosstrain.optim import OptimizerSpec
+from crosstrain_torch.optim.base import Group, Kept
 from crosstrain_torch.optim.rules import RULES
 from crosstrain_torch.shards import Shards, wrap
 
@@ -26,8 +27,13 @@ def slots(spec: OptimizerSpec, optimizer: torch.optim.Optimizer, shards: Shards)
 def set_counters(spec: OptimizerSpec, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Makes the optimizer `step` steps old; a parameter that stood still in some of them has fewer updates."""
     for group in optimizer.param_groups:
-        updates = group["settings"].updates(step)
-        counters = {"step": len(updates)} | spec.carried(updates)
-        for kept in (optimizer.state[param] for param in group["params"]):
-            for name in set(counters) & set(kept):
-                kept[name].fill_(counters[name])
+        for param in group["params"]:
+            set_counter(spec, group, optimizer.state[param], step)
+
+
+def set_counter(spec: OptimizerSpec, group: Group, kept: Kept, step: int) -> None:
+    """Makes what is kept for one parameter of a group `step` steps old."""
+    updates = group["settings"].updates(step)
+    counters = {"step": len(updates)} | spec.carried(updates)
+    for name in set(counters) & set(kept):
+        kept[name].fill_(counters[name])

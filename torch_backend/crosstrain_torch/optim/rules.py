@@ -1,6 +1,6 @@
 """Which rule belongs to which spec."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -41,9 +41,11 @@ RULES: Mapping[type[OptimizerSpec], Rule] = {
 
 
 def build(
-    spec: OptimizerSpec, shards: Shards, roles: Mapping[str, Role], trained: Collection[str]
+    spec: OptimizerSpec, shards: Shards, roles: Mapping[str, Role], trained: Collection[str], *, moments: bool = True
 ) -> torch.optim.Optimizer:
     """The torch optimizer of a spec over the local parts of parameters by name; its rate is set before every step.
+
+    Without `moments` they are left to `start`, for other tensors in the place of the parameters.
 
     Raises:
         ConfigError: a spec this engine does not know.
@@ -76,13 +78,22 @@ def build(
     )
     if isinstance(optimizer, Foreach | adafactor.AdafactorOptimizer):
         optimizer.shards = shards
+    if not moments:
+        return optimizer
     for group in optimizer.param_groups:
-        for param in group["params"]:
-            optimizer.state[param].update(rule.start(spec, param.detach(), group["kind"]))
+        start(spec, optimizer, group, group["params"])
     # So that the slots of all parameters are known here.
     for param, kind in elsewhere:
         optimizer.state[param].update(rule.start(spec, param.detach(), kind))
     return optimizer
+
+
+def start(
+    spec: OptimizerSpec, optimizer: torch.optim.Optimizer, group: Mapping[str, Any], params: Iterable[torch.Tensor]
+) -> None:
+    """Gives parameters of a group their moments before the first update."""
+    for param in params:
+        optimizer.state[param].update(RULES[type(spec)].start(spec, param.detach(), group["kind"]))
 
 
 def set_hyper(spec: OptimizerSpec, optimizer: torch.optim.Optimizer, rate: float, momentum: float) -> None:
