@@ -56,7 +56,7 @@ def test_other_engines_go_on_from_its_portable_checkpoint(folder: Path, backend:
     split = run(folder, stage, "adamw")
     accelerator: Any = ct.Accelerator(backend)
     state = zero.prepare(accelerator, "adamw")
-    accelerator.restore(folder / f"portable-{stage}", state)
+    accelerator.restore(folder / f"portable-{stage}-adamw", state)
     step = accelerator.train_step(zero.loss_fn, accumulate_steps=2, clip_norm=0.5)
     losses = [step(state, batch)["loss"] for batch in zero.batches(accelerator)[zero.STEPS // 2 :]]
     np.testing.assert_allclose(losses, split["losses"][zero.STEPS // 2 :, 0], rtol=1e-5)

@@ -46,13 +46,13 @@ def main(folder: Path, stage: int, optimizer: str) -> None:
     state = prepare(accelerator, optimizer)
     step = accelerator.train_step(loss_fn, accumulate_steps=2, clip_norm=0.5)
     half, losses, kept = STEPS // 2, [], None
-    checkpoints = Checkpoints(accelerator, folder / f"native-{stage}")
+    checkpoints = Checkpoints(accelerator, folder / f"native-{stage}-{optimizer}")
     for index, batch in enumerate(batches(accelerator)):
         if index == half:
             kept = state.snapshot()
             checkpoints.save(state)
             checkpoints.wait()
-            accelerator.export(state, folder / f"portable-{stage}")
+            accelerator.export(state, folder / f"portable-{stage}-{optimizer}")
         metrics = step(state, batch)
         losses.append([metrics["loss"], metrics["grad_norm"]])
     evaluated = accelerator.eval_step(loss_fn)(state, batches(accelerator)[0])["loss"]
@@ -92,7 +92,7 @@ def refusals(accelerator: ct.Accelerator, state: ct.TrainState) -> dict[str, str
         "clip_value": lambda: accelerator.train_step(loss_fn, clip_value=1.0),
         "muon": lambda: accelerator.prepare(model, ct.muon(1e-3)),
         "average": lambda: accelerator.prepare(model, ct.sgd(0.1), average=ct.ema(0.9)),
-        "freeze": lambda: state.freeze("head"),
+        "freeze": lambda: state.freeze("output"),
     }
     said = {}
     for name, attempt in attempts.items():
