@@ -79,6 +79,7 @@ from crosstrain.training import History
 
 if TYPE_CHECKING:
     from crosstrain import callbacks, trackers
+    from crosstrain.cards import CardSpec, model_card
     from crosstrain.checkpoint import Best, CheckpointSpec
     from crosstrain.launch.notebook import notebook_launcher
     from crosstrain.training.config import RunConfig
@@ -91,6 +92,7 @@ __all__ = [
     "BackendError",
     "Best",
     "Callback",
+    "CardSpec",
     "CheckpointError",
     "CheckpointSpec",
     "CollectiveError",
@@ -140,6 +142,7 @@ __all__ = [
     "linear",
     "lion",
     "lr_range",
+    "model_card",
     "models",
     "multi_step_decay",
     "muon",
@@ -170,12 +173,14 @@ __all__ = [
 
 _HOMES = {
     "Best": "checkpoint",
+    "CardSpec": "cards",
     "CheckpointSpec": "checkpoint",
     "Cycle": "training.plans",
     "RangeCurve": "training.lr_find",
     "RangeTest": "training.lr_find",
     "notebook_launcher": "launch.notebook",
     "RunConfig": "training.config",
+    "model_card": "cards",
 }
 
 
