@@ -1,5 +1,6 @@
 """Model cards: they parse, hold what the run did, and say how to load it; the lines that they say do load it."""
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import crosstrain as ct
 from crosstrain.callbacks import BestModel, ModelCard, Record, Run
 from parity_tests.cards import Card, read
 
-from .tasks import MLP, images, loss_fn, native, prepared, worst
+from .tasks import MLP, images, loss_fn, native, prepared, tokens, worst
 
 Make = Callable[..., ct.Accelerator]
 SPEC = ct.CardSpec(name="digits", license="mit", datasets=("digits",), task="image-classification", tags=("tiny",))
@@ -49,30 +50,26 @@ def column(card: Card, name: str) -> list[str]:
     return [row[columns.index(name)] for row in rows]
 
 
-def test_the_card_holds_the_run_and_its_lines_load_it(make: Make, backend: str, tmp_path: Path) -> None:
-    accelerator = make()
-    spec = ct.CardSpec(
-        name="digits", license="mit", datasets=("digits",), task="image-classification", portable=tmp_path / "portable"
-    )
-    trainer = train(accelerator, ModelCard(tmp_path, spec), root=tmp_path / "checkpoints")
-    card, history = card_of(tmp_path), trainer.history
-    last = history.evaluations[-1].values
-    [entry] = card.metadata.pop("model-index")
-    assert card.metadata == {
+def check_metadata(card: Card, last: dict[str, float]) -> None:
+    [entry] = card.metadata["model-index"]
+    assert {name: value for name, value in card.metadata.items() if name != "model-index"} == {
         "library_name": "crosstrain",
         "license": "mit",
-        "tags": ["crosstrain"],
+        "tags": ["crosstrain", "tiny"],
         "datasets": ["digits"],
         "metrics": ["accuracy"],
     }
     [result] = entry["results"]
-    assert (entry["name"], result["task"]["type"], result["dataset"]["name"]) == (
-        "digits",
-        "image-classification",
-        "digits",
-    )
+    assert (entry["name"], result["task"]["type"]) == ("digits", "image-classification")
     assert {each["type"]: each["value"] for each in result["metrics"]} == pytest.approx(last, rel=1e-5)
 
+
+def test_the_card_holds_the_run_and_its_lines_load_it(make: Make, backend: str, tmp_path: Path) -> None:
+    accelerator = make()
+    spec = dataclasses.replace(SPEC, portable=tmp_path / "portable")
+    trainer = train(accelerator, ModelCard(tmp_path, spec), root=tmp_path / "checkpoints")
+    card, history = card_of(tmp_path), trainer.history
+    last = history.evaluations[-1].values
     assert (column(card, "epoch"), column(card, "step")) == (["1", "2"], ["6", "12"])
     for name in ("loss", "accuracy"):
         means = [np.mean([each.values[name] for each in history.train if each.epoch == epoch]) for epoch in (0, 1)]
@@ -107,16 +104,7 @@ def test_the_card_holds_the_run_and_its_lines_load_it(make: Make, backend: str, 
         exec(code.replace(f'Accelerator("{backend}")', f'Accelerator("{backend}", precision="fp64")'), found)
         assert found["state"].step == 12
         assert worst(found["state"].snapshot().params, trainer.state.snapshot().params) == 0.0
-
-
-def test_the_hubs_own_library_reads_it(make: Make, tmp_path: Path) -> None:
-    hub = pytest.importorskip("huggingface_hub")
-    trainer = train(make(), ModelCard(tmp_path, SPEC))
-    data = hub.ModelCard.load(tmp_path / "README.md").data
-    assert (data.library_name, data.license, data.tags) == ("crosstrain", "mit", ["crosstrain", "tiny"])
-    found = {each.metric_type: each.metric_value for each in data.eval_results}
-    assert found == pytest.approx(trainer.history.evaluations[-1].values, rel=1e-5)
-    assert {each.dataset_name for each in data.eval_results} == {"digits"}
+    check_metadata(card, last)
 
 
 def test_a_resumed_run_says_so(make: Make, tmp_path: Path) -> None:
@@ -171,6 +159,7 @@ def test_the_result_is_that_of_the_weights_that_stay(make: Make, tmp_path: Path)
     assert f"Evaluation after optimizer step 6: loss {first.values['loss']:.6g}, " in card_of(tmp_path).text
 
 
+@pytest.mark.slow
 def test_epochs_of_several_calls_are_counted_on(make: Make, tmp_path: Path) -> None:
     accelerator = make()
     trainer = ct.Trainer(
@@ -187,9 +176,9 @@ def test_epochs_of_several_calls_are_counted_on(make: Make, tmp_path: Path) -> N
 
 def test_a_loop_and_a_model_of_ones_own(make: Make, backend: str, tmp_path: Path) -> None:
     accelerator = make()
-    state = accelerator.prepare(native(backend).batch_norm_net(), ct.sgd(ct.cosine(0.1, 4), momentum=0.9))
+    state = accelerator.prepare(native(backend).Tokens(), ct.sgd(ct.cosine(0.1, 4), momentum=0.9))
     step, history = accelerator.train_step(loss_fn), ct.History()
-    for batch in accelerator.loader(images(16), batch_size=4):
+    for batch in accelerator.loader(tokens(16), batch_size=4):
         history.train.append(Record(step=state.step, epoch=0, values=dict(step(state, batch))))
     path = ct.model_card(tmp_path, accelerator, state, history, SPEC)
     card = read(path.read_text())
@@ -199,6 +188,7 @@ def test_a_loop_and_a_model_of_ones_own(make: Make, backend: str, tmp_path: Path
     assert card.settings("Training")["optimizer.momentum"] == "0.9"
 
 
+@pytest.mark.slow
 def test_a_card_that_cannot_be_written_costs_no_run(
     make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
