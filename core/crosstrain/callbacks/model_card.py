@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from crosstrain.callbacks.base import Record, Run
 from crosstrain.callbacks.recorder import Recorder
-from crosstrain.errors import ConfigError
 from crosstrain.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ class ModelCard(Recorder):
             return
         try:
             self._file.write(self._facts(run), self._spec, self)
-        except (ConfigError, OSError) as error:
+        except Exception as error:
             logger.warning("could not write the model card: %s", error)
 
     def _numbered(self, record: Record) -> Record:

@@ -105,7 +105,7 @@ def model_card(
         path: a `.md` file, or the directory of a README.md.
         accelerator: of the run.
         state: as trained.
-        history: `ct.callbacks.Record`s of logged steps and of evaluations; one row for each `epoch` in them.
+        history: `ct.callbacks.Record`s of logged steps and of evaluations, each with a `loss`; a row for each `epoch`.
         spec: what only people know.
         overwrite: also write over a file that crosstrain did not write.
 
@@ -113,7 +113,8 @@ def model_card(
         The Markdown file.
 
     Raises:
-        ConfigError: a file is there that crosstrain did not write.
+        ConfigError: a file is there that crosstrain did not write, or a record has no `loss`.
+        OSError: as `CardFile.write`.
     """
     from crosstrain.trackers import settings
 
