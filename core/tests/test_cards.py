@@ -14,6 +14,7 @@ from crosstrain.cards.facts import CardFacts, EpochEnd, epoch_rows
 from crosstrain.cards.metadata import metadata
 from crosstrain.cards.render import MARK, render
 from crosstrain.cards.writing import CardFile
+from crosstrain.trackers.base import flatten
 
 RECORDS = [
     Record(step=1, epoch=0, values={"loss": 3.0, "learning_rate": 0.1}),
@@ -58,6 +59,20 @@ def test_no_value_breaks_a_table(value: str) -> None:
     card = read(render(dataclasses.replace(FACTS, settings=settings), NAMED, "a", None))
     expected = {"optimizer": "Sgd", "optimizer.match": value.replace("\n", " "), "mesh": "data 2"}
     assert card.settings("Training") == expected
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64", ct.Precision(casting="autocast")])
+def test_the_lines_that_load_it_name_the_precision(precision: Any) -> None:
+    settings = {**FACTS.settings, **dict(flatten({"precision": ct.Precision.parse(precision)}))}
+    spec = dataclasses.replace(NAMED, portable='a "b"')
+    [code] = read(render(dataclasses.replace(FACTS, settings=settings), spec, "a", None)).code["Loading"]
+    made: list[Any] = []
+    line = next(line for line in code.splitlines() if line.startswith("accelerator = "))
+    call = line.removeprefix("accelerator = ct.Accelerator")
+    eval(f"note{call}", {"ct": ct, "note": lambda backend, precision="fp32": made.append((backend, precision))})
+    assert made[0][0] == "jax"
+    assert ct.Precision.parse(made[0][1]) == ct.Precision.parse(precision)
+    assert code.splitlines()[-1] == 'accelerator.restore("a \\"b\\"", state)'
 
 
 def test_metrics_keep_their_names_and_gaps_are_empty() -> None:

@@ -1,7 +1,8 @@
 """What a card says of a run, as plain data: settings, epochs, where it stands. Nothing here knows Markdown."""
 
+import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,7 +33,7 @@ class EpochRow:
     Attributes:
         epoch: 0-based.
         step: optimizer steps that the state had taken at its end, or at its last record where the end is not known.
-        train: name -> mean over its logged steps; `learning_rate` is that of the last one.
+        train: name -> mean over its logged steps; the last `learning_rate`, and the median of `examples_per_second`.
         evaluation: name -> value; empty without one.
         seconds: None where nobody measured.
     """
@@ -104,6 +105,11 @@ def _row(epoch: int, trained: Mapping[int, Record], evaluation: Record | None, e
 def _means(logged: list[dict[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for values in logged for name in values)
     found = {name: [values[name] for values in logged if name in values] for name in names}
-    return {
-        name: values[-1] if name == "learning_rate" else sum(values) / len(values) for name, values in found.items()
-    }
+    return {name: _OTHERS.get(name, statistics.fmean)(values) for name, values in found.items()}
+
+
+# The lap before the last step of a run may be a moment, when the device was done long before.
+_OTHERS: dict[str, Callable[[list[float]], float]] = {
+    "learning_rate": lambda rates: rates[-1],
+    "examples_per_second": statistics.median,
+}

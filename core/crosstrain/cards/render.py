@@ -3,12 +3,14 @@
 import json
 import platform
 from collections.abc import Mapping
+from typing import Any
 
 from crosstrain._version import __version__
 from crosstrain.cards.facts import CardFacts, EpochRow, Value
 from crosstrain.cards.markdown import code, number, table
 from crosstrain.cards.metadata import front_matter
 from crosstrain.cards.spec import CardSpec
+from crosstrain.precision import PRESETS, Precision
 
 MARK = (
     "<!-- Written by crosstrain, and anew at the end of the next run. Take this line out to keep what you change. -->"
@@ -105,7 +107,7 @@ def _epochs(rows: tuple[EpochRow, ...]) -> str:
         values = [row.train.get(name) for name in train] + [row.evaluation.get(name) for name in evaluation]
         values += [row.train.get(speed), row.seconds]
         lines.append([f"{row.epoch + 1}", f"{row.step}", *("" if each is None else number(each) for each in values)])
-    said = "Training metrics are means over the logged steps of an epoch, the learning rate is the last one's."
+    said = "Of the logged steps of an epoch: means, the last learning rate, and the median of the examples per second."
     return f"{said}\n\n{table(columns, lines, numbers=True)}"
 
 
@@ -146,5 +148,16 @@ def _native(facts: CardFacts, root: str) -> str:
 
 
 def _python(said: str, facts: CardFacts, lines: list[str], *imports: str) -> str:
-    first = ["import crosstrain as ct", *imports, "", f'accelerator = ct.Accelerator("{facts.settings["backend"]}")']
+    made = f'accelerator = ct.Accelerator("{facts.settings["backend"]}"{_precision(facts.settings)})'
+    first = ["import crosstrain as ct", *imports, "", made]
     return "\n".join([said, "", "```python", *first, *lines, "```"])
+
+
+def _precision(settings: Mapping[str, Value]) -> str:
+    """As an argument, where it is not the default."""
+    values: dict[str, Any] = _section(settings, "precision")
+    precision = Precision(**values)
+    if precision == Precision():
+        return ""
+    names = [name for name, preset in PRESETS.items() if preset == precision]
+    return f", precision={json.dumps(names[0]) if names else f'ct.{precision!r}'}"
