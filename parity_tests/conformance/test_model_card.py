@@ -189,6 +189,36 @@ def test_a_loop_and_a_model_of_ones_own(make: Make, backend: str, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_a_trainer_that_goes_on_has_every_step_once(make: Make, tmp_path: Path) -> None:
+    stop = Stop(11)
+    with pytest.raises(KeyError, match="power"):
+        train(make(), ModelCard(tmp_path / "other"), Stop(5), root=tmp_path / "checkpoints")
+    accelerator = make()
+    loader = accelerator.loader(images(24), batch_size=4)
+    trainer = ct.Trainer(
+        accelerator,
+        prepared(accelerator, MLP, ADAM),
+        loss_fn,
+        callbacks=[ModelCard(tmp_path), stop],
+        progress=False,
+        log_every=1,
+    )
+    spec = ct.CheckpointSpec(root=tmp_path / "checkpoints", every_steps=4, on_exception=False, signals=())
+    with pytest.raises(KeyError, match="power"):
+        trainer.fit(loader, epochs=2, checkpoints=spec, resume="auto")
+    stop.at = 0
+    history = trainer.fit(loader, epochs=2, checkpoints=spec, resume="auto")
+    card = card_of(tmp_path)
+    assert "The run was resumed at optimizer step 8: " in card.text
+    assert (column(card, "epoch"), column(card, "step")) == (["1", "2"], ["6", "12"])
+    losses = {each.step: each.values["loss"] for each in history.train}
+    assert sorted(losses) == list(range(5, 13))
+    assert len(history.train) > len(losses), "steps 9 and on were taken twice"
+    means = [np.mean([losses[step] for step in steps]) for steps in (range(5, 7), range(7, 13))]
+    assert [float(each) for each in column(card, "training loss")] == pytest.approx(means, rel=1e-5)
+
+
+@pytest.mark.slow
 def test_a_card_that_cannot_be_written_costs_no_run(
     make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
