@@ -170,6 +170,8 @@ def test_epochs_of_several_calls_are_counted_on(make: Make, tmp_path: Path) -> N
         trainer.fit(loader, epochs=epochs)
     card = read((tmp_path / "a.md").read_text())
     assert (column(card, "epoch"), column(card, "step")) == (["1", "2", "3"], ["2", "4", "6"])
+    assert "Settings are those of the last of 2 calls of `fit`." in card.text
+    assert card.settings("Training")["epochs"] == "2"
     assert "# a\n\nIt was not evaluated." in card.text
     assert (tmp_path / "a_training.png").exists()
 

@@ -42,7 +42,7 @@ class ModelCard(Recorder):
         self._file, self._spec = CardFile(path, overwrite), spec or CardSpec()
         self._ends: dict[int, EpochEnd] = {}
         self._offset = self._next_epoch = 0
-        self._seconds = 0.0
+        self._calls, self._seconds = 0, 0.0
         self._epoch_began: float | None = None
         self._writes = False
 
@@ -53,6 +53,7 @@ class ModelCard(Recorder):
         self._writes = False
         self._file.require_free(run.trainer.accelerator)
         self._writes = run.is_main_process
+        self._calls += 1
         self._error: BaseException | None = None
         self._resumed_at: int | None = run.state.step if run.step else None
         if self._resumed_at is None:  # else it goes on in an epoch that it may have seen the beginning of
@@ -127,7 +128,7 @@ class ModelCard(Recorder):
         )
 
     def _notes(self, run: Run) -> tuple[str, ...]:
-        notes = []
+        notes = [f"Settings are those of the last of {self._calls} calls of `fit`."] if self._calls > 1 else []
         if self._resumed_at is not None:
             notes.append(
                 f"The run was resumed at optimizer step {self._resumed_at}: table and curves hold what this process "
