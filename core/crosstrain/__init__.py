@@ -80,6 +80,7 @@ from crosstrain.training import History
 
 if TYPE_CHECKING:
     from crosstrain import callbacks, trackers
+    from crosstrain.cards import CardSpec, model_card
     from crosstrain.checkpoint import Best, CheckpointSpec
     from crosstrain.launch.notebook import notebook_launcher
     from crosstrain.training.config import RunConfig
@@ -92,6 +93,7 @@ __all__ = [
     "BackendError",
     "Best",
     "Callback",
+    "CardSpec",
     "CheckpointError",
     "CheckpointSpec",
     "CollectiveError",
@@ -142,6 +144,7 @@ __all__ = [
     "linear",
     "lion",
     "lr_range",
+    "model_card",
     "models",
     "multi_step_decay",
     "muon",
@@ -172,12 +175,14 @@ __all__ = [
 
 _HOMES = {
     "Best": "checkpoint",
+    "CardSpec": "cards",
     "CheckpointSpec": "checkpoint",
     "Cycle": "training.plans",
     "RangeCurve": "training.lr_find",
     "RangeTest": "training.lr_find",
     "notebook_launcher": "launch.notebook",
     "RunConfig": "training.config",
+    "model_card": "cards",
 }
 
 

@@ -189,6 +189,7 @@ class Trainer(Recipes):
                 f"resume must be None, or 'auto' together with checkpoints, got resume={resume!r} and "
                 f"checkpoints={checkpoints}. Pass checkpoints=ct.CheckpointSpec(root=...)."
             )
+        run.checkpoints = checkpoints
         if checkpoints is None:
             return ()
         from crosstrain.checkpoint import Saver

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from parity_tests import cards
+
 from . import starting
 
 TRAIN = starting.SCRIPTS / "train.py"
@@ -44,6 +46,24 @@ def test_a_killed_process_recovers_from_the_checkpoint(backend: str, alone: dict
     assert [step for step, _ in log(tmp_path)].count(1) == 1, "it went on from a checkpoint"
     check(tmp_path, alone)
     assert all(f"process {index} of 2, 2 devices" in output for index in range(2))
+    card = cards.read((tmp_path / "card" / "README.md").read_text())
+    assert card.settings("Engine, machine and time")["processes"] == "2"
+    assert card.settings("Training")["mesh"] == "data 2"
+    assert "The run was resumed at optimizer step " in card.text
+    assert [row[1] for row in card.tables["Epochs"][1:]][-1] == f"{STEPS}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_card_of_others_is_refused_by_every_process(backend: str, tmp_path: Path) -> None:
+    (tmp_path / "card").mkdir()
+    (tmp_path / "card" / "README.md").write_text("# Mine\n")
+    launch = ["launch", "--backend", backend, "--processes", 2]
+    code, output = starting.crosstrain(*launch, TRAIN, backend, tmp_path)
+    assert code != 0
+    assert "path must be free or a card that crosstrain wrote, got path=" in output
+    assert not (tmp_path / "log").exists()
+    assert (tmp_path / "card" / "README.md").read_text() == "# Mine\n"
 
 
 def commands(printed: str) -> list[list[str]]:

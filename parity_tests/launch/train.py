@@ -1,7 +1,7 @@
 """A training script with no word about processes: `train.py BACKEND FOLDER [KILL_AT]`.
 
-It resumes from FOLDER, and its main process appends a line `step loss` to FOLDER/log after every step. The last process
-kills itself at step KILL_AT, once.
+It resumes from FOLDER, and its main process appends a line `step loss` to FOLDER/log after every step, and leaves a
+model card in FOLDER/card. The last process kills itself at step KILL_AT, once.
 """
 
 import os
@@ -41,7 +41,8 @@ source = {name: values[:160] for name, values in ct.data.digits().train.items()}
 loader = accelerator.loader(source, batch_size=16, shuffle=True)
 model = ct.models.build("mlp", ct.models.MLPConfig(hidden=(16,)), accelerator)
 state = accelerator.prepare(model, ct.adamw(ct.one_cycle(1e-2, 20)))
-trainer = ct.Trainer(accelerator, state, loss_fn, callbacks=[Log(folder, kill_at)], progress=False)
+callbacks = [ct.callbacks.ModelCard(folder / "card"), Log(folder, kill_at)]
+trainer = ct.Trainer(accelerator, state, loss_fn, callbacks=callbacks, progress=False)
 trainer.fit(loader, epochs=2, checkpoints=ct.CheckpointSpec(root=folder / "run", every_steps=3), resume="auto")
 print(
     f"process {accelerator.process_index} of {accelerator.process_count}, {accelerator.device_count} devices",

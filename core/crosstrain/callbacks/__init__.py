@@ -5,6 +5,7 @@ One file for each family. A callback is core only, so the same object works on b
 
 from crosstrain.callbacks.base import EVENTS, Callback, Record, Run, Speed, emit
 from crosstrain.callbacks.best import Averaged, BestModel
+from crosstrain.callbacks.model_card import ModelCard
 from crosstrain.callbacks.profiler import Profile
 from crosstrain.callbacks.recorder import Recorder
 from crosstrain.callbacks.samples import Predictions, TextSamples
@@ -20,6 +21,7 @@ __all__ = [
     "EarlyStopping",
     "LayerStatistics",
     "Mfu",
+    "ModelCard",
     "Moments",
     "NanGuard",
     "Predictions",

@@ -11,6 +11,7 @@ from crosstrain.metrics import Metrics
 from crosstrain.state import TrainState
 
 if TYPE_CHECKING:
+    from crosstrain.checkpoint import CheckpointSpec
     from crosstrain.trainer import Trainer
 
 
@@ -31,6 +32,7 @@ class Run:
             had taken before it; one of them, or `steps_per_call`.
         stop_reason: why training ends early, or None.
         stops_at_once: whether it ends without an evaluation.
+        checkpoints: when `fit` saves, and where to; None when it does not.
         started: `time.perf_counter()` at the start, in seconds.
     """
 
@@ -45,6 +47,7 @@ class Run:
     taken: range = range(0)
     stop_reason: str | None = None
     stops_at_once: bool = False
+    checkpoints: "CheckpointSpec | None" = None
     started: float = field(default_factory=time.perf_counter)
 
     def passes(self, every: int) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from crosstrain.callbacks.base import Callback, Record, Run
 from crosstrain.errors import ConfigError
 from crosstrain.metrics import Metrics
+from crosstrain.state import TrainState
 
 
 class Recorder(Callback):
@@ -31,8 +32,12 @@ class Recorder(Callback):
 
     def on_step_end(self, run: Run, metrics: Metrics) -> None:
         """See `Callback`."""
-        for step in run.taken:
-            hyper = run.state.optimizer.hyper(step)
+        self.note(run.state, run.taken)
+
+    def note(self, state: TrainState, steps: range) -> None:
+        """Writes down the rates of optimizer steps, each by the number of steps before it, for a loop of one's own."""
+        for step in steps:
+            hyper = state.optimizer.hyper(step)
             self.steps.append(step + 1)
             self.rates.append(hyper.rate)
             self.momenta.append(hyper.momentum)

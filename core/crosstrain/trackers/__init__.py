@@ -3,7 +3,7 @@
 Files need no library. The others are thin: each calls its own library, and is refused when that is not installed.
 """
 
-from crosstrain.trackers.base import Tracker, Tracking, hyperparameters
+from crosstrain.trackers.base import Tracker, Tracking, hyperparameters, settings
 from crosstrain.trackers.files import Csv, JsonLines
 from crosstrain.trackers.libraries import MLflow, TensorBoard, Trackio, WandB
 
@@ -17,4 +17,5 @@ __all__ = [
     "Trackio",
     "WandB",
     "hyperparameters",
+    "settings",
 ]

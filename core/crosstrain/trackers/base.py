@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, Protocol
 
+from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks.base import Callback, Record, Run
 from crosstrain.errors import ConfigError, CrosstrainError
+from crosstrain.state import TrainState
 
 Value = str | int | float | bool | None
 
@@ -85,24 +87,32 @@ class Tracking(Callback):
 
 
 def hyperparameters(run: Run) -> dict[str, Value]:
-    """What decides a run, as flat names: engine, precision, mesh, seed, model, optimizer, steps and batch."""
-    trainer, accelerator = run.trainer, run.trainer.accelerator
-    model = run.state.model
-    settings = {
+    """What decides a run, as flat names: that of `settings`, and steps and batch of this call of `fit`."""
+    call = {
+        "step": run.trainer.options,
+        "batch_size": run.batch_size,
+        "epochs": run.epochs,
+        "total_steps": run.total_steps,
+    }
+    return settings(run.trainer.accelerator, run.state) | dict(flatten(call))
+
+
+def settings(accelerator: Accelerator, state: TrainState) -> dict[str, Value]:
+    """Engine, precision, mesh, seed, model and optimizer, as flat names."""
+    config = getattr(state.model, "config", None)
+    is_plain = isinstance(config, Mapping) or (dataclasses.is_dataclass(config) and not isinstance(config, type))
+    found = {
         "backend": accelerator.backend,
         "environment": accelerator.describe(),
         "precision": accelerator.precision,
         "mesh": accelerator.mesh_sizes,
         "seed": accelerator.seed,
-        "model": getattr(model, "config", None) or type(model).__name__,
-        "parameter_count": run.state.parameter_count,
-        "optimizer": run.state.optimizer,
-        "step": trainer.options,
-        "batch_size": run.batch_size,
-        "epochs": run.epochs,
-        "total_steps": run.total_steps,
+        "model": (config if is_plain else None) or type(state.model).__name__,
+        "parameter_count": state.parameter_count,
+        "optimizer": state.optimizer if state.is_trainable else None,
+        "average": state.average,
     }
-    return dict(flatten(settings))
+    return dict(flatten(found))
 
 
 def flatten(values: Any, prefix: str = "") -> Iterator[tuple[str, Value]]:
