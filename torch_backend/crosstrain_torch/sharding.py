@@ -73,6 +73,19 @@ class SequencePart:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertPart:
+    """The processes that share the experts of a mixture out among themselves.
+
+    Attributes:
+        group: of as many neighbouring experts each, in its order.
+        parts: how many there are.
+    """
+
+    group: dist.ProcessGroup
+    parts: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """Which stage of a pipeline a process is.
 
