@@ -253,7 +253,12 @@ def train(
             if len(metrics) == steps:
                 break
     balance = ("expert_balance",) if case.expert else ()
-    names = ("loss", "accuracy", *balance, *(("grad_norm",) if case.options.keys() & {"clip_norm", "grad_norm"} else ()))
+    names = (
+        "loss",
+        "accuracy",
+        *balance,
+        *(("grad_norm",) if case.options.keys() & {"clip_norm", "grad_norm"} else ()),
+    )
     return {name: np.array([each[name] for each in metrics]) for name in names}
 
 
