@@ -52,7 +52,8 @@ class Mixture(nnx.Module):
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(B, T, dim) -> (B, T, dim), and the balance of every row, (B,), in the wide type."""
         probabilities = jax.nn.softmax(self.router(x.astype(wide_dtype(x))), axis=-1)
-        weights, chosen = choose(probabilities, self.spec)
+        # Left to itself the compiler gathers what it chooses from.
+        weights, chosen = _over_devices(partial(choose, experts=self.spec), _ROWS, (_ROWS, _ROWS))(probabilities)
         placed, places = _over_devices(partial(_send, self.spec), (_ROWS, _ROWS), (_PLACES, _ROWS))(x, chosen)
         y = _over_devices(_bring_back, (_PLACES, _ROWS, _ROWS), _ROWS)(self.experts(placed), places, weights)
         return y.astype(x.dtype), balance_of(probabilities, chosen, self.spec)
