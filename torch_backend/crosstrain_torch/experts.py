@@ -17,10 +17,11 @@ def require_experts(model: nn.Module, plan: ShardingPlan, mesh: Mesh) -> None:
     """
     for name in names(plan):
         owner = model.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
-        if not hasattr(owner, "expert_part"):
+        if not hasattr(owner, "expert_part") or plan.params[name].dimension(EXPERT_AXIS) != 0:
             raise ConfigError(
-                f"expert must split the experts of a layer that sends them their tokens, got {name} in a "
-                f"{type(owner).__name__} without expert_part. Use expert=1, or the paired gpt with experts."
+                f"expert must split whole experts, of a layer that sends them their tokens, got dimension "
+                f"{plan.params[name].dimension(EXPERT_AXIS)} of {name} in a {type(owner).__name__}. Use expert=1, or "
+                "the paired gpt with experts."
             )
     stacked = [name for name, role in naming.roles(model).items() if role == "experts"]
     if mesh.sizes["tensor"] > 1 and stacked:
