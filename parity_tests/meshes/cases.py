@@ -193,8 +193,9 @@ def runs(layout: Layout, case: Case, backend: str) -> bool:
     """Whether an engine can split this model so."""
     blocks = case.config.blocks() if case.config is not None else None
     staged = backend in PIPELINES and blocks is not None and blocks.count % layout.pipeline == 0 and not case.expert
+    apart = case.expert and backend == "torch"  # torch splits experts over `expert` and `fsdp` only
     return (
-        (layout.tensor == 1 or case.tensor)
+        (layout.tensor == 1 or (case.tensor and not apart))
         and (layout.context == 1 or case.context)
         and (layout.pipeline == 1 or staged)
         and (layout.expert == 1 or case.expert)

@@ -22,7 +22,8 @@ class Experts:
     The balance of a row (a sequence) is number sum_e f_e P_e (Switch, eq. 4-6): f_e is the share of the row's choices
     that are expert e, without gradient, P_e the mean of p_e over the row; it is 1 where all experts are used alike. A
     training step adds `balance` times the sum over layers of the mean over rows to the loss, and reports that sum as
-    `expert_balance`; evaluation does neither. Rows that a loader padded do not count.
+    `expert_balance`; evaluation does neither. Rows that a loader padded do not count. Each micro-batch has its own
+    mean, which counts by the weight of its loss.
 
     Attributes:
         number: experts in every layer.
