@@ -18,8 +18,12 @@ def collect(backend: str) -> dict[str, np.ndarray]:
     uneven, local = ({name: values[:count] for name, values in data.items()} for count in (devices + 1, 8))
     model = ct.models.build("mlp", layouts.CASES["mlp"][0], accelerator)
     state, split = accelerator.prepare(model, ct.sgd(0.1)), accelerator.train_step(layouts.loss_fn, accumulate_steps=3)
+
+    def prepare(mesh: ct.MeshSpec) -> ct.TrainState:
+        return ct.Accelerator(backend, mesh=mesh).prepare(model, ct.sgd(0.1))
+
     attempts = {
-        "mesh axis": lambda: ct.Accelerator(backend, mesh=ct.MeshSpec(expert=devices)),
+        "mesh axis": lambda: prepare(ct.MeshSpec(expert=devices)),
         "mesh size": lambda: ct.Accelerator(backend, mesh=ct.MeshSpec(data=devices + 1)),
         "batch size": lambda: accelerator.loader(uneven, batch_size=devices + 1, even_batches=False),
         "last batch": lambda: accelerator.loader(uneven, batch_size=devices, even_batches=False),
@@ -38,7 +42,7 @@ def collect(backend: str) -> dict[str, np.ndarray]:
 def check(results: dict[str, np.ndarray], devices: int) -> None:
     """Every attempt on `devices` devices ended in the error that says what was given and what to do."""
     expected = {
-        "mesh axis": "ConfigError: mesh axes other than data",
+        "mesh axis": f"ConfigError: expert={devices} must split some parameter, but no parameter has",
         "mesh size": "ConfigError: the mesh axes must multiply to the device count, "
         f"got data={devices + 1} ({devices + 1} devices) on {devices}. Set one axis to -1",
         "batch size": f"DataError: batch_size must be a multiple of the data axis, got {devices + 1} examples "

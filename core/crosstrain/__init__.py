@@ -28,6 +28,7 @@ from crosstrain.loss import Loss
 from crosstrain.memory import find_batch_size
 from crosstrain.mesh import MeshSpec
 from crosstrain.metrics import Metrics, MetricSum
+from crosstrain.models.experts import Experts
 from crosstrain.ops import Ops
 from crosstrain.optim import (
     Averaging,
@@ -102,6 +103,7 @@ __all__ = [
     "Cycle",
     "DataError",
     "DeepSpeed",
+    "Experts",
     "Gradients",
     "History",
     "LaunchError",

@@ -9,7 +9,8 @@ import numpy as np
 from crosstrain.errors import LossError
 from crosstrain.loss import Loss
 
-_OWN_METRICS = ("loss", "grad_norm", "learning_rate", "examples_per_second")
+BALANCE = "expert_balance"
+_OWN_METRICS = ("loss", "grad_norm", "learning_rate", "examples_per_second", BALANCE)
 
 
 def read_outputs(outputs: Any, *, examples: int, padded: bool) -> tuple[Loss, dict[str, Loss]]:

@@ -15,6 +15,7 @@ CONFIGS = [
     ct.models.ResNet9Config(),
     ct.models.GPTConfig(n_kv_heads=2),
     ct.models.GPTConfig(tie_embeddings=True),
+    ct.models.GPTConfig(experts=ct.Experts(number=3)),
 ]
 
 
@@ -84,6 +85,11 @@ def test_rope_turns_the_first_pair_by_one_radian_a_step() -> None:
         (lambda: ct.models.GPTConfig(dim=100, n_heads=3), "even multiple of n_heads, got dim=100 and n_heads=3"),
         (lambda: ct.models.GPTConfig(n_heads=4, n_kv_heads=3), "n_kv_heads must divide n_heads"),
         (lambda: ct.models.GPTConfig(vocab_size=0), "vocab_size must be at least 1"),
+        (lambda: ct.models.GPTConfig(experts=ct.Experts(number=2), scan_layers=True), "scan_layers must be False"),
+        (lambda: ct.Experts(number=0), "experts.number must be at least 1"),
+        (lambda: ct.Experts(number=2, active=3), "at most experts.number, got active=3 and number=2"),
+        (lambda: ct.Experts(number=2, capacity=0.0), "capacity must be above 0, got capacity=0.0"),
+        (lambda: ct.Experts(number=2, balance=-1.0), "balance must be at least 0, got balance=-1.0"),
     ],
 )
 def test_configs_refuse_what_cannot_be_built(make: Any, message: str) -> None:
@@ -99,3 +105,10 @@ def test_axes_must_name_every_dimension() -> None:
 def test_configs_are_values() -> None:
     assert dataclasses.replace(ct.models.GPTConfig(), dim=64) == ct.models.GPTConfig(dim=64)
     assert hash(ct.models.ResNet9Config()) == hash(ct.models.ResNet9Config())
+
+
+def test_a_capacity_counts_places_in_a_row():
+    experts = ct.Experts(number=4, active=2, capacity=1.25)
+    assert [experts.places(length) for length in (8, 7, 1)] == [5, 5, 1]
+    assert ct.Experts(number=4, capacity=9.0).places(8) == 8
+    assert ct.Experts(number=4).places(8) == 8

@@ -143,6 +143,36 @@ def test_blocks_are_cut_into_stages_of_neighbours_and_the_rest_stands_on_all():
     assert row.endswith("4.00 KiB")  # 4 layers x 32 x 32 / 4 devices x 4 bytes
 
 
+MIXTURE = dataclasses.replace(GPT, experts=ct.Experts(number=4))
+
+
+def test_experts_are_split_and_their_router_is_not():
+    params = plan_gpt(config=MIXTURE, data=2, fsdp=2, expert=2, tensor=2).params
+    assert params["layers.0.feed_forward.experts.w1"].axes == (("expert",), ("tensor",), ("fsdp",))
+    assert params["layers.0.feed_forward.experts.w2"].axes == (("expert",), ("fsdp",), ("tensor",))
+    assert params["layers.0.feed_forward.router.weight"].axes == ((), ("fsdp",))
+    assert params["layers.0.attention.wq.weight"].dimension("expert") is None
+    table = plan_gpt(config=MIXTURE, expert=2).table()
+    row = next(line for line in table.splitlines() if line.startswith("layers.*.feed_forward.experts.w1 (2)"))
+    assert "experts, mlp, embed  expert, -, -" in row
+    assert row.endswith("24.00 KiB")  # 2 layers x 4 x 48 x 32 / 2 devices x 4 bytes
+
+
+@pytest.mark.parametrize(
+    ("experts", "sizes", "message"),
+    [
+        (None, {"expert": 2}, r"expert=2 must split some parameter.*\('experts', 'mlp', 'embed'\).*expert=1"),
+        ({"number": 4}, {"expert": 3}, r"expert must divide the experts axis of .*experts.w1, got expert=3 for 4"),
+        ({"number": 4}, {"pipeline": 2}, r"pipeline must be 1 for a model with experts, got pipeline=2"),
+        ({"number": 4, "capacity": 1.5}, {"context": 2}, r"capacity must be None .*capacity=1.5 with context=2"),
+    ],
+)
+def test_meshes_that_experts_do_not_go_over_are_refused(experts, sizes, message):
+    config = dataclasses.replace(GPT, experts=None if experts is None else ct.Experts(**experts))
+    with pytest.raises(ct.ConfigError, match=message):
+        plan_gpt(config=config, **sizes)
+
+
 def test_stages_that_do_not_divide_the_blocks_are_refused():
     with pytest.raises(ct.ConfigError, match=r"pipeline=4 for the 6 blocks of layers. Use pipeline=1 or 2 or 3 or 6"):
         plan_gpt(config=dataclasses.replace(GPT, n_layers=6), pipeline=4)

@@ -51,6 +51,7 @@ SPECS = [
     ct.models.MLPConfig(hidden=(3, 4), activation="gelu"),
     ct.models.ResNet9Config(width=2),
     ct.models.GPTConfig(n_kv_heads=2, tie_embeddings=True),
+    ct.models.GPTConfig(experts=ct.Experts(number=4, capacity=1.25)),
 ]
 
 
@@ -68,7 +69,7 @@ def test_every_spec_is_known_and_tried() -> None:
     rooms = (optim, schedules, models)
     public = [value for room in rooms for value in vars(room).values() if isinstance(value, type)]
     specs = {each for each in public if issubclass(each, bases)} - set(bases)
-    assert specs | {optim.ParamGroup, optim.LayerGroup} == set(KNOWN.values())
+    assert specs | {optim.ParamGroup, optim.LayerGroup, models.Experts} == set(KNOWN.values())
     assert specs <= {type(spec) for spec in (*SPECS, *SCHEDULES)}
 
 

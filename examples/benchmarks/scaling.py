@@ -22,7 +22,8 @@ from crosstrain.planning.formulas import expected
 LENGTH, EXAMPLES, FLOAT = 128, 2, 4
 BF16, FP32 = 2, 4
 LLAMA_8B = {"parameters": 8.03e9, "blocks": 32, "dim": 4096}
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "tensor", "expert")
+ACTIVE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +42,17 @@ def loss_fn(model, batch, ops):
 
 
 def job(axis: str, devices: int) -> Job:
-    """A step whose model has no size that `devices` does not divide."""
+    """A step whose model has no size that `devices` does not divide; with an expert on every device for `expert`."""
     heads, examples = (devices, EXAMPLES) if axis == "tensor" else (8, EXAMPLES * devices)
     return Job(
         model=ct.models.GPTConfig(
-            vocab_size=1024, dim=512, n_layers=4, n_heads=heads, mlp_dim=1536, max_seq_len=LENGTH
+            vocab_size=1024,
+            dim=512,
+            n_layers=4,
+            n_heads=heads,
+            mlp_dim=1536,
+            max_seq_len=LENGTH,
+            experts=ct.Experts(number=devices, active=ACTIVE, capacity=1.0) if axis == "expert" else None,
         ),
         loss_fn=loss_fn,
         batch={name: np.zeros((examples, LENGTH), np.int32) for name in ("tokens", "labels")},
@@ -58,7 +65,12 @@ def compiled(axis: str, devices: int) -> Row:
     mesh = ct.MeshSpec(**{"data": 1, axis: devices})
     report = plan(job(axis, devices), Topology.parse(f"cpu:{devices}"), mesh, "jax")
     formula = expected(
-        report.measured.plan, tokens=EXAMPLES * LENGTH, compute_bytes=FLOAT, gradient_bytes=FLOAT, micro_batches=1
+        report.measured.plan,
+        tokens=EXAMPLES * LENGTH,
+        compute_bytes=FLOAT,
+        gradient_bytes=FLOAT,
+        micro_batches=1,
+        places=ACTIVE * EXAMPLES * LENGTH,
     )
     assert report.measured.memory is not None
     return Row(

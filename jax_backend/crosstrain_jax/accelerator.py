@@ -35,7 +35,7 @@ class JaxAccelerator(Accelerator):
     backend: ClassVar[str] = "jax"
     _native_model: ClassVar[str] = "flax.nnx.Module"
     _wide_integers: ClassVar[bool] = False
-    _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor", "context", "pipeline")
+    _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor", "context", "expert", "pipeline")
 
     def value_and_grad(self, loss_fn: LossFn, *, remat: Remat = "none") -> GradientStep:
         """See `crosstrain.Accelerator`."""
@@ -160,7 +160,7 @@ class JaxAccelerator(Accelerator):
 
     def _build_model(self, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> nnx.Module:
         with scope(self.precision):
-            split = any(self.mesh_sizes[axis] > 1 for axis in ("fsdp", "tensor", "pipeline"))
+            split = any(self.mesh_sizes[axis] > 1 for axis in ("fsdp", "tensor", "expert", "pipeline"))
             return models.build(config, weights, param_dtype(self.precision), on_host=split)
 
     def _config_of(self, model: nnx.Module) -> ModelConfig | None:

@@ -129,4 +129,6 @@ def _role(owner: Any, name: str) -> Role:
         return "norm"
     if name == "bias":
         return "bias"
+    if getattr(owner, "stacked_experts", False):
+        return "experts"
     return "embedding" if isinstance(owner, nnx.Embed) else "weight"

@@ -1,7 +1,7 @@
 """A loss function over models as a program to compile: forward pass, exact gradients over micro-batches, metrics."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from crosstrain.data.loader import WEIGHT
 from crosstrain.loss import Loss
 from crosstrain.metrics import Metrics
-from crosstrain.objective import read_outputs
+from crosstrain.models.experts import Balances, balances_of, bind_balances
+from crosstrain.objective import BALANCE, read_outputs
 from crosstrain.precision import Precision
 from crosstrain.random import StepRandom, seed_key, threefry2x32
 from crosstrain.step import LossFn, Remat
@@ -51,6 +52,14 @@ class Runtime:
                 return function(*args)
 
         return scoped
+
+
+class _Balanced(NamedTuple):
+    """What a loss function returned, and the balance of experts that comes to it."""
+
+    outputs: Any
+    balances: Balances
+    balance: Loss
 
 
 class Program:
@@ -97,17 +106,27 @@ class Program:
         ]
         for each in (model, *models):
             bind_random(each, random)
+        balances = balances_of(model) if train else None
+        bind_balances(model, balances)
         if casts(precision):
             batch = compute_batch(batch, precision)
         remat = rematerialised(model, self.remat if train else "none")
         with remat, forward_scope(precision), jax.sharding.use_abstract_mesh(self.runtime.mesh.abstract_mesh):
             result = self.loss_fn(model, batch, JaxOps(batch.get(WEIGHT)), *models)
         bind_random(model, None)
+        bind_balances(model, None)
+        if balances is not None and (balance := balances.total(batch.get(WEIGHT))) is not None:
+            result = _Balanced(result, balances, balance)
         return result, self.layout.read_buffers(model, buffers)
 
     def table(self, result: Any, batch: Batch) -> tuple[Loss, jax.Array]:
         """The loss, and sums and weights of loss and metrics as one array of shape (n, 2)."""
+        balanced, result = (result, result.outputs) if isinstance(result, _Balanced) else (None, result)
         loss, metrics = read_outputs(result, examples=examples(batch), padded=WEIGHT in batch)
+        if balanced is not None:
+            _, balances, balance = balanced
+            loss = loss._replace(sum=loss.sum + balances.part(balance, loss.weight, balance.weight))
+            metrics[BALANCE] = balance
         self.names = ("loss", *metrics)
         dtype = self.runtime.float_type
         pairs = [jnp.asarray(part, dtype) for each in (loss, *metrics.values()) for part in each]

@@ -13,7 +13,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from crosstrain.errors import ConfigError
-from crosstrain.sharding import ACTIVATIONS, BATCH_AXES, PIPELINE_AXIS, SEQUENCE_AXIS, ParamPlan, ShardingPlan
+from crosstrain.sharding import (
+    ACTIVATIONS,
+    BATCH_AXES,
+    EXPERT_AXIS,
+    PIPELINE_AXIS,
+    SEQUENCE_AXIS,
+    ParamPlan,
+    ShardingPlan,
+)
 from crosstrain_jax.naming import Leaf
 
 _OUTER_TO_INNER = ("pipeline", "data", "fsdp", "expert", "context", "tensor")
@@ -100,14 +108,27 @@ def _place_part(values: np.ndarray, sharding: NamedSharding, part: tuple[int, in
 
 def sequence_parts() -> int:
     """Over how many devices a crosstrain step that is being traced splits sequences; 1 outside of one."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else dict(mesh.shape).get(SEQUENCE_AXIS, 1)
+    return _traced_size(SEQUENCE_AXIS)
 
 
 def pipeline_stages() -> int:
     """Stages of the pipeline in a crosstrain step that is being traced; 1 outside of one."""
+    return _traced_size(PIPELINE_AXIS)
+
+
+def expert_parts() -> int:
+    """Over how many devices a crosstrain step that is being traced splits experts; 1 outside of one."""
+    return _traced_size(EXPERT_AXIS)
+
+
+def splits_examples() -> bool:
+    """Whether a crosstrain step that is being traced splits examples, or positions in them, over devices."""
+    return any(_traced_size(axis) > 1 for axis in (*BATCH_AXES, SEQUENCE_AXIS))
+
+
+def _traced_size(axis: str) -> int:
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else dict(mesh.shape).get(PIPELINE_AXIS, 1)
+    return 1 if mesh.empty else dict(mesh.shape).get(axis, 1)
 
 
 def constrain(values: jax.Array, *axes: str | None) -> jax.Array:

@@ -1,5 +1,6 @@
 """Compiled programs on eight virtual devices, as facts in JSON on standard output. Run by test_planning.py."""
 
+import dataclasses
 import functools
 import json
 from typing import Any
@@ -17,7 +18,13 @@ from crosstrain_jax.planning import _devices, trace_step
 from crosstrain_jax.sharding import build_mesh
 
 CONFIG = ct.models.GPTConfig(vocab_size=64, dim=32, n_layers=2, n_heads=8, max_seq_len=16)
-MESHES = {"fsdp": ct.MeshSpec(data=1, fsdp=8), "data": ct.MeshSpec(data=8), "tensor": ct.MeshSpec(data=1, tensor=8)}
+MIXTURE = dataclasses.replace(CONFIG, experts=ct.Experts(number=4))
+MESHES = {
+    "fsdp": (CONFIG, ct.MeshSpec(data=1, fsdp=8)),
+    "data": (CONFIG, ct.MeshSpec(data=8)),
+    "tensor": (CONFIG, ct.MeshSpec(data=1, tensor=8)),
+    "expert": (MIXTURE, ct.MeshSpec(data=2, fsdp=2, expert=2)),
+}
 TRIPS = 5
 
 
@@ -25,9 +32,9 @@ def loss_fn(model: Any, batch: Any, ops: Any) -> Any:
     return ops.cross_entropy(model(batch["tokens"]), batch["labels"])
 
 
-def job(**options: Any) -> Job:
+def job(model: Any = CONFIG, **options: Any) -> Job:
     batch = {name: np.zeros((16, 16), np.int64) for name in ("tokens", "labels")}
-    return Job(model=CONFIG, loss_fn=loss_fn, batch=batch, optimizer=ct.adamw(1e-3), **options)
+    return Job(model=model, loss_fn=loss_fn, batch=batch, optimizer=ct.adamw(1e-3), **options)
 
 
 def known() -> dict[str, Any]:
@@ -64,8 +71,8 @@ def facts(collective: Any) -> dict[str, Any]:
 def planned() -> dict[str, Any]:
     """Training steps: what a plan says of each mesh."""
     found = {}
-    for name, mesh in MESHES.items():
-        measured = plan(job(), Topology.parse("cpu:8"), mesh, "jax").measured
+    for name, (config, mesh) in MESHES.items():
+        measured = plan(job(config), Topology.parse("cpu:8"), mesh, "jax").measured
         assert measured.memory is not None
         found[name] = {
             "state": measured.memory.state,

@@ -92,9 +92,21 @@ def test_tensor_parallel_moves_activations_only(facts: dict) -> None:
     assert largest % ACTIVATIONS == 0 or largest - ACTIVATIONS * round(largest / ACTIVATIONS) <= TOKENS * FLOAT
 
 
+def test_tokens_go_to_their_experts_and_back_and_so_do_gradients(facts: dict) -> None:
+    """Four all-to-alls per block, of a place for every expert and token; nothing else of activations moves."""
+    step, number = facts["planned"]["expert"], 4
+    exchanges = [each for each in step["collectives"] if each["kind"] == "all-to-all" and each["axes"] == ["expert"]]
+    assert sum(each["count"] for each in exchanges) == 4 * LAYERS
+    operands = 4 * LAYERS * number * TOKENS / DEVICES * DIM * FLOAT
+    assert sum(each["operand_bytes"] for each in exchanges) == operands
+    assert sent({"collectives": exchanges}) == operands / 2
+    gathered = {tuple(each["axes"]) for each in step["collectives"] if each["kind"] == "all-gather"}
+    assert gathered == {("fsdp",)}
+
+
 def test_flops_are_those_of_the_formula(facts: dict) -> None:
     """Three times the forward pass's: 2 per weight and token, and 4 T per token and element of the stream."""
     matrices = LAYERS * (4 * DIM * DIM + 3 * DIM * MLP) + DIM * VOCAB
     forward = 2 * TOKENS * matrices + LAYERS * 4 * TOKENS * 16 * DIM
-    for step in facts["planned"].values():
+    for step in (facts["planned"][name] for name in ("fsdp", "data", "tensor")):
         assert math.isclose(step["flops"], 3 * forward / DEVICES)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crosstrain import init, optim, scores
+from crosstrain.models.experts import Experts
 from crosstrain.ops import Ops
 from crosstrain.random import StepRandom
 from crosstrain.schedules.base import Constant
@@ -46,6 +47,7 @@ SECTIONS: dict[str, list[Any]] = {
         *(init.lecun_uniform, init.fan_in_uniform, init.VarianceScaling, init.TruncatedNormal, init.Orthogonal),
     ],
     "Dropout": [StepRandom],
+    "Mixtures of experts": [Experts],
 }
 
 

@@ -8,6 +8,7 @@ from flax import nnx
 
 from crosstrain.models.gpt import GPTConfig
 from crosstrain_jax.models import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from crosstrain_jax.models.experts import Mixture
 from crosstrain_jax.models.gpt import FeedForward
 from crosstrain_jax.models.mlp import ACTIVATIONS
 
@@ -45,3 +46,8 @@ def activation(shape: tuple[int, ...], kind: str) -> LayerProbe:
 
 def swiglu(shape: tuple[int, ...], config: GPTConfig) -> LayerProbe:
     return LayerProbe(FeedForward(config, rngs=nnx.Rngs(0)), shape)
+
+
+def mixture(shape: tuple[int, ...], config: GPTConfig) -> LayerProbe:
+    assert config.experts is not None
+    return LayerProbe(Mixture(config.experts, config, rngs=nnx.Rngs(0)), shape)

@@ -8,6 +8,7 @@ from torch import nn
 
 from crosstrain.models.gpt import GPTConfig
 from crosstrain_torch.models import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from crosstrain_torch.models.experts import Mixture
 from crosstrain_torch.models.gpt import FeedForward
 from crosstrain_torch.models.mlp import ACTIVATIONS
 
@@ -48,3 +49,8 @@ def activation(shape: tuple[int, ...], kind: str) -> LayerProbe:
 
 def swiglu(shape: tuple[int, ...], config: GPTConfig) -> LayerProbe:
     return LayerProbe(FeedForward(config), shape, channels_first=False)
+
+
+def mixture(shape: tuple[int, ...], config: GPTConfig) -> LayerProbe:
+    assert config.experts is not None
+    return LayerProbe(Mixture(config.experts, config), shape, channels_first=False)

@@ -1,5 +1,6 @@
 """A flax module with a parameter of every shape and role that optimizers tell apart."""
 
+import jax.numpy as jnp
 from flax import nnx
 
 ZEROS = nnx.initializers.zeros_init()
@@ -15,4 +16,7 @@ def build(a: int, b: int, c: int) -> nnx.Module:
     model.heads = nnx.LinearGeneral(a, (2, c), kernel_init=ZEROS, rngs=rngs)
     model.embed = nnx.Embed(b, c, embedding_init=ZEROS, rngs=rngs)
     model.norm = nnx.RMSNorm(c, rngs=rngs)
+    model.stack = nnx.Module()
+    model.stack.stacked_experts = True
+    model.stack.experts = nnx.Param(jnp.zeros((c, a, b)))
     return model

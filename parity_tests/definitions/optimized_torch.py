@@ -1,5 +1,6 @@
 """A torch module with a parameter of every shape and role that optimizers tell apart."""
 
+import torch
 from torch import nn
 
 
@@ -12,4 +13,7 @@ def build(a: int, b: int, c: int) -> nn.Module:
     model.heads = nn.Linear(a, 2 * c)
     model.embed = nn.Embedding(b, c)
     model.norm = nn.RMSNorm(c)
+    model.stack = nn.Module()
+    model.stack.stacked_experts = True
+    model.stack.experts = nn.Parameter(torch.zeros(c, a, b))
     return model

@@ -1,7 +1,7 @@
 """The optimizers under test as a table, and what the tests put into them: parameters, gradients, a state to update.
 
-The parameters are vectors, matrices (wide, tall, square), a convolution kernel, an attention projection, an embedding
-and a norm.
+The parameters are vectors, matrices (wide, tall, square), a convolution kernel, an attention projection, an embedding,
+a norm and a stack of experts.
 """
 
 import dataclasses
@@ -157,6 +157,7 @@ def problem(sizes: tuple[int, int, int] = SIZES) -> Problem:
         "heads.bias": (2 * c,),
         "embed.weight": (b, c),
         "norm.weight": (c,),
+        "stack.experts": (c, a, b),
     }
     start, grads = {}, {}
     for name, shape in shapes.items():

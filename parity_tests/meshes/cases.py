@@ -11,6 +11,7 @@ import numpy as np
 
 import crosstrain as ct
 from crosstrain import random
+from crosstrain.mesh import AXES
 
 BOUND = 1e-10
 """Relative, over a whole run in float64."""
@@ -28,11 +29,12 @@ class Layout:
     fsdp: int = 1
     tensor: int = 1
     context: int = 1
+    expert: int = 1
     pipeline: int = 1
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {axis: getattr(self, axis) for axis in ("data", "fsdp", "tensor", "context", "pipeline")}
+        return {axis: getattr(self, axis) for axis in AXES}
 
     @property
     def mesh(self) -> ct.MeshSpec:
@@ -63,6 +65,14 @@ LAYOUTS = {
         Layout(name="fsdp2-pipeline2", fsdp=2, pipeline=2),
         Layout(name="tensor2-pipeline2", tensor=2, pipeline=2),
         Layout(name="pipeline4", pipeline=4),
+        Layout(name="data2", data=2),
+        Layout(name="expert2", expert=2),
+        Layout(name="data2-expert2", data=2, expert=2),
+        Layout(name="fsdp2-expert2", fsdp=2, expert=2),
+        Layout(name="expert2-context2", expert=2, context=2),
+        Layout(name="tensor2-expert2", tensor=2, expert=2),
+        Layout(name="expert4", expert=4),
+        Layout(name="data2-fsdp2-expert2", data=2, fsdp=2, expert=2),
     )
 }
 
@@ -77,6 +87,7 @@ class Case:
         options: of the training step.
         tensor: whether it can be split over `tensor`.
         context: whether its examples are sequences, which can be split over `context`.
+        expert: whether it has experts: it goes over `expert`, and not over `pipeline`.
     """
 
     name: str
@@ -85,6 +96,7 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     tensor: bool = True
     context: bool = False
+    expert: bool = False
 
 
 OWN_RULES = ct.ShardingRules(
@@ -130,6 +142,25 @@ CASES = {
             config=ct.models.GPTConfig(vocab_size=32, dropout=0.1, scan_layers=True, **(_GPT | {"n_layers": 4})),
             options={"accumulate_steps": 4, "grad_norm": True, "remat": "full"},
         ),
+        Case(
+            name="gpt-experts",
+            config=ct.models.GPTConfig(
+                vocab_size=32, dropout=0.1, experts=ct.Experts(number=4, balance=0.1), **(_GPT | {"mlp_dim": 8})
+            ),
+            options={"accumulate_steps": 2, "clip_norm": 0.5},
+            context=True,
+            expert=True,
+        ),
+        Case(
+            name="gpt-capacity",
+            config=ct.models.GPTConfig(
+                vocab_size=32,
+                experts=ct.Experts(number=4, active=1, capacity=1.0),
+                **(_GPT | {"mlp_dim": 8, "n_layers": 1}),
+            ),
+            options={"grad_norm": True, "remat": "full"},
+            expert=True,
+        ),
         Case(name="own", rules=OWN_RULES, options={"grad_norm": True}),
     )
 }
@@ -164,11 +195,15 @@ PIPELINES = ("jax", "torch")
 def runs(layout: Layout, case: Case, backend: str) -> bool:
     """Whether an engine can split this model so."""
     blocks = case.config.blocks() if case.config is not None else None
-    staged = backend in PIPELINES and blocks is not None and blocks.count % layout.pipeline == 0
+    staged = backend in PIPELINES and blocks is not None and blocks.count % layout.pipeline == 0 and not case.expert
+    apart = case.expert and backend == "torch"  # torch splits experts over `expert` and `fsdp` only
     return (
-        (layout.tensor == 1 or case.tensor)
+        (layout.tensor == 1 or (case.tensor and not apart))
         and (layout.context == 1 or case.context)
         and (layout.pipeline == 1 or staged)
+        and (layout.expert == 1 or case.expert)
+        # Others are compared on `data` alone in the engines' own tests.
+        and (layout.data < layout.devices or layout is ONE or case.expert)
     )
 
 
@@ -223,7 +258,13 @@ def train(
             metrics.append(step(state, batch))
             if len(metrics) == steps:
                 break
-    names = ("loss", "accuracy", *(("grad_norm",) if case.options.keys() & {"clip_norm", "grad_norm"} else ()))
+    balance = ("expert_balance",) if case.expert else ()
+    names = (
+        "loss",
+        "accuracy",
+        *balance,
+        *(("grad_norm",) if case.options.keys() & {"clip_norm", "grad_norm"} else ()),
+    )
     return {name: np.array([each[name] for each in metrics]) for name in names}
 
 

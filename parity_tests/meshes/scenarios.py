@@ -18,6 +18,7 @@ from parity_tests.meshes import cases
 from parity_tests.meshes.worker import start
 
 CASE = cases.CASES["gpt"]
+EXPERTS = cases.CASES["gpt-experts"]
 FEW = 4  # steps
 BEFORE, AFTER = 2, 3
 
@@ -27,36 +28,50 @@ def prepared(backend: str, layout: cases.Layout, case: cases.Case = CASE, optimi
     return accelerator, cases.state_for(accelerator, case, optimizer, average=ct.ema(0.9))
 
 
-def save(backend: str, layout: cases.Layout, saved: Path) -> dict[str, np.ndarray]:
+def cases_of(layout: cases.Layout, backend: str) -> list[cases.Case]:
+    """What is saved and restored in a layout; the mixture where the experts are on one device or split."""
+    dense = [CASE] if cases.runs(layout, CASE, backend) else []
+    split = [EXPERTS] if layout.expert > 1 or layout is cases.ONE else []
+    return dense + split
+
+
+def name_of(scenario: str, case: cases.Case) -> str:
+    return scenario if case is CASE else f"experts: {scenario}"
+
+
+def save(backend: str, layout: cases.Layout, saved: Path, case: cases.Case = CASE) -> dict[str, np.ndarray]:
     """Saves natively and portably after some steps; what follows them without a restart."""
-    accelerator, state = prepared(backend, layout)
-    loader = accelerator.loader(cases.data_of(CASE), batch_size=cases.BATCH, shuffle=True)
-    cases.train(accelerator, state, CASE, BEFORE, loader)
-    checkpoints = Checkpoints(accelerator, saved / layout.name / "native")
+    accelerator, state = prepared(backend, layout, case)
+    loader = accelerator.loader(cases.data_of(case), batch_size=cases.BATCH, shuffle=True)
+    cases.train(accelerator, state, case, BEFORE, loader)
+    checkpoints = Checkpoints(accelerator, saved / layout.name / case.name / "native")
     checkpoints.save(state, loader=loader)
-    accelerator.export(state, saved / layout.name / "portable", loader=loader)
-    after = cases.train(accelerator, state, CASE, AFTER)
+    accelerator.export(state, saved / layout.name / case.name / "portable", loader=loader)
+    after = cases.train(accelerator, state, case, AFTER)
     checkpoints.close()
     return after | cases.arrays_of(state)
 
 
-def go_on(backend: str, layout: cases.Layout, folder: Path, kind: str) -> dict[str, np.ndarray]:
+def go_on(
+    backend: str, layout: cases.Layout, folder: Path, kind: str, case: cases.Case = CASE
+) -> dict[str, np.ndarray]:
     """The same steps from what was saved in another layout."""
-    accelerator, state = prepared(backend, layout)
+    accelerator, state = prepared(backend, layout, case)
+    folder = folder / case.name
     if kind == "native":
         assert Checkpoints(accelerator, folder / kind).restore(state) is not None
     else:
         accelerator.restore(folder / kind, state)
     assert state.step == BEFORE
-    return cases.train(accelerator, state, CASE, AFTER) | cases.arrays_of(state)
+    return cases.train(accelerator, state, case, AFTER) | cases.arrays_of(state)
 
 
-def by_hand(backend: str, layout: cases.Layout) -> dict[str, np.ndarray]:
+def by_hand(backend: str, layout: cases.Layout, case: cases.Case = CASE) -> dict[str, np.ndarray]:
     """`value_and_grad` and `apply_gradients`, gradients to the host and from there."""
-    accelerator, state = prepared(backend, layout, optimizer="muon")
+    accelerator, state = prepared(backend, layout, case, optimizer="muon")
     gradient = accelerator.value_and_grad(cases.loss_fn)
     results: dict[str, np.ndarray] = {}
-    for index, batch in enumerate(accelerator.loader(cases.data_of(CASE), batch_size=cases.BATCH)):
+    for index, batch in enumerate(accelerator.loader(cases.data_of(case), batch_size=cases.BATCH)):
         _, gradients = gradient(state, batch)
         host = gradients.to_host()
         results |= {f"gradient {index}/{name}": values for name, values in host.items()}
@@ -97,14 +112,17 @@ def main(backend: str, folder: Path, devices: int, saved: Path, sources: list[st
     start(backend, devices)
     results: dict[str, np.ndarray] = {}
     chosen = [cases.LAYOUTS[name] for name in names]
-    found = {f"save|{layout.name}": save(backend, layout, saved) for layout in chosen}
-    for layout in chosen:
-        for source in sources:
+    pairs = [(layout, case) for layout in chosen for case in cases_of(layout, backend)]
+    found = {f"{name_of('save', case)}|{layout.name}": save(backend, layout, saved, case) for layout, case in pairs}
+    for layout, case in pairs:
+        for source in (each for each in sources if case in cases_of(cases.LAYOUTS[each], backend)):
             for kind in ("native", "portable"):
-                found[f"{kind} from {source}|{layout.name}"] = go_on(backend, layout, saved / source, kind)
+                scenario = name_of(f"{kind} from {source}", case)
+                found[f"{scenario}|{layout.name}"] = go_on(backend, layout, saved / source, kind, case)
+        found[f"{name_of('by hand', case)}|{layout.name}"] = by_hand(backend, layout, case)
+    for layout in chosen:
         found[f"trained|{layout.name}"] = trained(backend, layout)
-        found[f"by hand|{layout.name}"] = by_hand(backend, layout)
-        if layout.context == layout.pipeline == 1:
+        if layout.context == layout.expert == layout.pipeline == 1:
             found[f"adversarial|{layout.name}"] = layouts.train_adversarially(backend, layout.mesh)
         found[f"held|{layout.name}"] = held(backend, layout)
     results |= {f"{run}|{name}": values for run, each in found.items() for name, values in each.items()}

@@ -39,8 +39,9 @@ def _check(backend: str, folder: Path, devices: int, runs: list[str]) -> None:
 
 
 def test_a_few_steps_on_jax(tmp_path: Path) -> None:
-    """One model; compiling the others takes minutes."""
-    _check("jax", tmp_path, 2, [run for run in _runs("jax", 2, ("adamw",), 6) if ":gpt:" in run])
+    """One model, and experts where they are split; compiling the others takes minutes."""
+    quick = [run for run in _runs("jax", 2, ("adamw",), 6) if ":gpt:" in run or run.startswith("expert2:gpt-experts:")]
+    _check("jax", tmp_path, 2, quick)
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     names = [
         layout.name
         for layout in cases.LAYOUTS.values()
-        if layout.devices == devices and cases.runs(layout, scenarios.CASE, backend)
+        if layout.devices == devices and scenarios.cases_of(layout, backend)
     ]
     alone = _launch(folder, backend, 1, "", ["one"])[0]
     return alone, _launch(folder, backend, devices, ",".join(["one", *names]), names)
@@ -68,11 +68,12 @@ def _compare(runs: Runs, scenario: str, expected: str) -> None:
     assert compared
 
 
+@pytest.mark.parametrize("model", ["", "experts: "])
 @pytest.mark.parametrize("kind", ["native", "portable"])
-def test_another_layout_goes_on(runs: Runs, kind: str) -> None:
+def test_another_layout_goes_on(runs: Runs, kind: str, model: str) -> None:
     """From what one device and every layout saved, as if nothing had happened."""
-    _compare(runs, "save", "save|one")
-    _compare(runs, kind, "save|one")
+    _compare(runs, f"{model}save", f"{model}save|one")
+    _compare(runs, f"{model}{kind}", f"{model}save|one")
 
 
 def test_the_first_steps_of_every_model(runs: Runs) -> None:
@@ -81,8 +82,9 @@ def test_the_first_steps_of_every_model(runs: Runs) -> None:
     assert {key.partition("/")[0] for key in runs[0]["trained|one"]} == set(cases.CASES)
 
 
-def test_gradients_by_hand(runs: Runs) -> None:
-    _compare(runs, "by hand", "by hand|one")
+@pytest.mark.parametrize("model", ["", "experts: "])
+def test_gradients_by_hand(runs: Runs, model: str) -> None:
+    _compare(runs, f"{model}by hand", f"{model}by hand|one")
 
 
 def test_two_models_against_each_other(runs: Runs) -> None:

@@ -18,7 +18,11 @@ def muon(
     fallback_scale: float,
     weight_decay: float,
 ) -> Result:
-    """Jordan et al. 2024 for matrices; AdamW (betas 0.9 and 0.95, eps 1e-8) at a scaled rate for the rest."""
+    """Jordan et al. 2024 for (stacks of) matrices; AdamW (betas 0.9 and 0.95, eps 1e-8) at a scaled rate for others."""
+    if role == "experts":
+        same = {"nesterov": nesterov, "eps": eps, "fallback_scale": fallback_scale, "weight_decay": weight_decay}
+        each = [muon(one, [g[i] for g in grads], rates, momenta, role="weight", **same) for i, one in enumerate(p)]
+        return np.stack([one for one, _ in each]), {"momentum": np.stack([kept["momentum"] for _, kept in each])}
     if role != "weight":
         numbers = {"beta1": [0.9] * len(grads), "beta2": 0.95, "eps": 1e-8}
         scaled = np.asarray(rates) * fallback_scale

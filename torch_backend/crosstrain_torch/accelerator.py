@@ -34,7 +34,7 @@ class TorchAccelerator(Accelerator):
     _native_model: ClassVar[str] = "torch.nn.Module"
     _wide_integers: ClassVar[bool] = True
     _has_deepspeed: ClassVar[bool] = True
-    _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor", "context", "pipeline")
+    _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor", "context", "expert", "pipeline")
     _group: Any
 
     def value_and_grad(self, loss_fn: LossFn, *, remat: Remat = "none") -> GradientStep:

@@ -46,6 +46,40 @@ def all_gather_autograd(values: torch.Tensor, dimension: int, group: dist.Proces
     return _AllGather.apply(values, dimension, group)
 
 
+class _AllToAll(torch.autograd.Function):
+    """Rows to other processes; the gradients of those that came go back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: torch.Tensor, outgoing: list[int], incoming: list[int], group: dist.ProcessGroup
+    ) -> torch.Tensor:
+        ctx.outgoing, ctx.incoming, ctx.group = outgoing, incoming, group
+        return all_to_all(values, group, outgoing, incoming)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return all_to_all(grads[0], ctx.group, ctx.incoming, ctx.outgoing), None, None, None
+
+
+def all_to_all_autograd(
+    values: torch.Tensor, outgoing: list[int], incoming: list[int], group: dist.ProcessGroup
+) -> torch.Tensor:
+    """So many rows to each process, and so many from each, in their order; differentiable."""
+    return _AllToAll.apply(values, outgoing, incoming, group)
+
+
+def all_to_all(
+    values: torch.Tensor,
+    group: dist.ProcessGroup,
+    outgoing: list[int] | None = None,
+    incoming: list[int] | None = None,
+) -> torch.Tensor:
+    """Rows to each process and from each, in their order: as many for all, or so many."""
+    received = values.new_empty((len(values) if incoming is None else sum(incoming), *values.shape[1:]))
+    dist.all_to_all_single(received, values.contiguous(), incoming, outgoing, group=group)
+    return received
+
+
 def all_gather_along(values: torch.Tensor, dimension: int, group: dist.ProcessGroup) -> torch.Tensor:
     """What the processes have, end to end along a dimension in their order."""
     local = values.contiguous()

@@ -50,6 +50,8 @@ def _role(owner: nn.Module, name: str) -> Role:
         return "norm"
     if name == "bias":
         return "bias"
+    if getattr(owner, "stacked_experts", False):
+        return "experts"
     return "embedding" if isinstance(owner, nn.Embedding) else "weight"
 
 

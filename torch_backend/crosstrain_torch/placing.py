@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from crosstrain.errors import ConfigError
 from crosstrain.precision import Precision
 from crosstrain.sharding import ShardingPlan
-from crosstrain_torch import fsdp, naming, stages, tensor
+from crosstrain_torch import experts, fsdp, naming, stages, tensor
 from crosstrain_torch.materialise import Blueprint
 from crosstrain_torch.models.layers import BatchNorm, Dropout, synchronise
 from crosstrain_torch.precision import param_dtype
@@ -31,6 +31,7 @@ def place(
         )
     _require_sequences(model, mesh)
     stages.require_stages(model, mesh)
+    experts.require_experts(model, plan, mesh)
     tensor.styles(model, plan)
     blueprint = Blueprint(model)
     model.to(dtype=param_dtype(precision), device=None if blueprint.is_needed else device)
@@ -47,11 +48,14 @@ def place(
             module.sequence_part = mesh.sequence
         if hasattr(module, "stage_shapes"):
             module.stage = mesh.stage
+        if hasattr(module, "expert_part"):
+            module.expert_part = mesh.experts
     elsewhere = stages.elsewhere(plan, mesh)
     absent = stages.leave_out(model, elsewhere)
     along = mesh.along("tensor")
     if along is not None:
         tensor.split(model, plan, along, absent)
+    experts.split(model, plan, mesh)
     gathered = fsdp.shard(model, plan, mesh, precision, elsewhere)
     if blueprint.is_needed:
         blueprint.fill(device, absent)

@@ -40,6 +40,7 @@ class TorchPlanner:
             for param in model.parameters():
                 param.data = param.data.to(param_dtype(job.precision))
         params = naming.parameters(model)
+        _require_no_experts(model)
         plan = plan_model(model, naming.shapes(params), mesh, job.sharding)
         with fake:
             batch, rows = _micro_batch(job, mesh)
@@ -82,6 +83,15 @@ class TorchPlanner:
 def planner() -> TorchPlanner:
     """For `crosstrain.backends.planner`."""
     return TorchPlanner()
+
+
+def _require_no_experts(model: nn.Module) -> None:
+    stacked = next((name for name, role in naming.roles(model).items() if role == "experts"), None)
+    if stacked is not None:
+        raise ConfigError(
+            f"a model must have no experts to be planned on torch, got {stacked}: only a run knows how many tokens "
+            "each of them is given. Use --backend jax, whose places for tokens are as many in every step."
+        )
 
 
 def _maker(model: ModelConfig | Callable[[], Any]) -> Callable[[], Any]:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from crosstrain.errors import ConfigError, ModelError
-from crosstrain.sharding import BATCH_AXES, PIPELINE_AXIS, SEQUENCE_AXIS
+from crosstrain.sharding import BATCH_AXES, EXPERT_AXIS, PIPELINE_AXIS, SEQUENCE_AXIS
 
 
 def choose_device(platform: str | None) -> torch.device:
@@ -73,6 +73,19 @@ class SequencePart:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertPart:
+    """The processes that share the experts of a mixture out among themselves.
+
+    Attributes:
+        group: of as many neighbouring experts each, in its order.
+        parts: how many there are.
+    """
+
+    group: dist.ProcessGroup
+    parts: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """Which stage of a pipeline a process is.
 
@@ -115,6 +128,9 @@ class Mesh:
         losses: the group of those that see different examples or positions; None where there is one.
         sequence: which part of every sequence is ours; None for whole ones.
         stage: which stage of a pipeline is here; None where there is none.
+        experts: those that share experts out among themselves; None where each has all of them.
+        same_experts: the group of those that see different examples or positions and hold the same experts; None where
+            there is one.
         peers: the group of those that hold parts or copies of the same parameters: of all, or of the same stage.
     """
 
@@ -126,6 +142,8 @@ class Mesh:
     losses: dist.ProcessGroup | None
     sequence: SequencePart | None = None
     stage: Stage | None = None
+    experts: ExpertPart | None = None
+    same_experts: dist.ProcessGroup | None = None
     peers: dist.ProcessGroup | None = None
 
     def along(self, *axes: str) -> DeviceMesh | None:
@@ -163,12 +181,17 @@ def build_mesh(sizes: Mapping[str, int], world: dist.ProcessGroup | None, device
     for axis in split:
         index = index * sizes[axis] + native.get_local_rank(axis)
     batch = losses = _group(native, split, "batch")
-    sequence = stage = None
+    sequence = stage = experts = same = None
     peers = world
     if SEQUENCE_AXIS in wide:
         context = native[SEQUENCE_AXIS]
         sequence = SequencePart(group=context.get_group(), index=context.get_local_rank(), parts=context.size())
         losses = _group(native, tuple(axis for axis in wide if axis in split or axis == SEQUENCE_AXIS), "losses")
+    if EXPERT_AXIS in wide:
+        expert = native[EXPERT_AXIS]
+        experts = ExpertPart(group=expert.get_group(), parts=expert.size())
+        others = tuple(axis for axis in wide if axis in (*split, SEQUENCE_AXIS) and axis != EXPERT_AXIS)
+        same = _group(native, others, "same_experts")
     if PIPELINE_AXIS in wide:
         pipeline = native[PIPELINE_AXIS]
         stage = Stage(group=pipeline.get_group(), index=pipeline.get_local_rank(), count=pipeline.size())
@@ -183,6 +206,8 @@ def build_mesh(sizes: Mapping[str, int], world: dist.ProcessGroup | None, device
         losses=losses,
         sequence=sequence,
         stage=stage,
+        experts=experts,
+        same_experts=same,
         peers=peers,
     )
 

@@ -20,6 +20,11 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()
 
 
+def local_autograd(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor; differentiable."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The whole tensor. A collective where it is split: every process calls it in the same order."""
     tensor = tensor.detach()

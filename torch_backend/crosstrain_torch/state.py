@@ -6,6 +6,7 @@ from concurrent.futures import Future
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
@@ -13,7 +14,7 @@ from crosstrain.precision import Precision
 from crosstrain.sharding import ShardingPlan
 from crosstrain.snapshot import Snapshot, check_names, check_slots
 from crosstrain.state import Gradients, TrainState, foreign_gradients
-from crosstrain_torch import naming, optim
+from crosstrain_torch import experts, naming, optim
 from crosstrain_torch.host import copy_into, generators, lazily, set_generators, to_numpy
 from crosstrain_torch.models.layers import Dropout
 from crosstrain_torch.placing import place
@@ -56,6 +57,7 @@ class TorchState(TrainState):
         self.sequence, self.stage = mesh.sequence, mesh.stage
         self.dropouts = [m for m in model.modules() if isinstance(m, Dropout) and m.rate]
         self.params = naming.parameters(model)
+        self._experts = experts.names(plan)
         self.holders = Holders(plan=plan, stage=mesh.stage, device=device)
         self.shards = Shards(self.params, mesh, [name for name in self.params if self.holders.is_shared(name)])
         self.learning = Learning(self.shards)
@@ -123,19 +125,35 @@ class TorchState(TrainState):
 
     def reduce_gradients(self) -> None:
         """Adds up over examples, positions and stages what neither FSDP nor DDP adds up."""
-        pairs = [
-            (native in self.gathered, param.grad)
-            for native, param in zip(self.params.values(), self.shards.local.values(), strict=True)
-            if param.grad is not None and not param.is_meta
-        ]
-        if self._mesh.losses is not None:
-            reduce_sum((grad for gathered, grad in pairs if not gathered), self._mesh.losses)
-        if self._mesh.sequence is not None:
-            # FSDP has added up over the batch.
-            reduce_sum((grad for gathered, grad in pairs if gathered), self._mesh.sequence.group)
+        for gathered, own_experts, group in self._sums():
+            reduce_sum(
+                (
+                    param.grad
+                    for name, param in self.shards.local.items()
+                    if param.grad is not None
+                    and not param.is_meta
+                    and (self.params[name] in self.gathered, name in self._experts) == (gathered, own_experts)
+                ),
+                group,
+            )
         if self._mesh.stage is not None:
             shared = (param.grad for name, param in self.shards.local.items() if self.holders.is_shared(name))
             reduce_sum((grad for grad in shared if grad is not None), self._mesh.stage.group)
+
+    def _sums(self) -> Iterator[tuple[bool, bool, dist.ProcessGroup]]:
+        """Of parameters that FSDP gathers or not, and that are experts or not: whose gradients are added up."""
+        mesh = self._mesh
+        # FSDP has added up over data and fsdp; an expert has seen the tokens of all processes along `expert`.
+        sequence = None if mesh.sequence is None else mesh.sequence.group
+        experts = mesh.losses if mesh.experts is None else mesh.same_experts
+        groups = {
+            (False, False): [mesh.losses],
+            (False, True): [experts],
+            (True, False): [sequence, None if mesh.experts is None else mesh.experts.group],
+            (True, True): [sequence],
+        }
+        for (gathered, own_experts), each in groups.items():
+            yield from ((gathered, own_experts, group) for group in each if group is not None)
 
     def update(self, rate: float, momentum: float, average: float) -> None:
         """One native optimizer step, then the average; the gradients are gone after it."""

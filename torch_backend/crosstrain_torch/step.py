@@ -12,9 +12,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from crosstrain.data.loader import WEIGHT
 from crosstrain.errors import DataError
 from crosstrain.loss import Loss
 from crosstrain.metrics import Metrics
+from crosstrain.models.experts import Balances, balances_of, bind_balances
+from crosstrain.objective import BALANCE
 from crosstrain.precision import Precision
 from crosstrain.random import WORD_MASK, StepRandom, seed_key, threefry2x32
 from crosstrain.state import require_trainable
@@ -151,9 +154,26 @@ class Gradient:
         # Also for the others, whose own count may stand still: the step is that of the state in training.
         for owner in (state, *others):
             runtime.bind_random(owner, state.step, rows)
-        with forward_scope(runtime.precision, runtime.device), rematerialised(state.model, self._remat):
-            result = call(objective, batch, runtime.precision, state=state, others=others)
-        return read_losses(result, batch, len(rows))
+        balances = balances_of(state.model)
+        bind_balances(state.model, balances)
+        try:
+            with forward_scope(runtime.precision, runtime.device), rematerialised(state.model, self._remat):
+                result = call(objective, batch, runtime.precision, state=state, others=others)
+        finally:
+            bind_balances(state.model, None)
+        outputs = read_losses(result, batch, len(rows))
+        return outputs if balances is None else self._balanced(outputs, balances, batch)
+
+    def _balanced(self, outputs: Outputs, balances: Balances, batch: Batch) -> Outputs:
+        """With the balance of experts in the loss: its mean over the rows of all processes, by their loss's weight."""
+        balance, loss = balances.total(batch.get(WEIGHT)), outputs["loss"]
+        if balance is None:
+            return outputs
+        weights = Loss(loss.weight, balance.weight)
+        if self._runtime.group is not None:
+            weights = self._runtime.reduce({"weights": weights})["weights"]
+        loss = loss._replace(sum=loss.sum + balances.part(balance, *weights))
+        return outputs | {"loss": loss, BALANCE: balance}
 
     def _rows(self, batch: Batch) -> torch.Tensor:
         """Which examples of the global batch these are; the same tensor for every batch of one size."""

@@ -1,5 +1,7 @@
 """Plans on torch: what a device holds, and exchanges by formula."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -11,8 +13,10 @@ def loss_fn(model, batch, ops):
     return ops.cross_entropy(model(batch["tokens"]), batch["labels"])
 
 
-def planned(mesh: ct.MeshSpec, precision: str = "fp32") -> Report:
-    config = ct.models.GPTConfig(vocab_size=64, dim=32, n_layers=2, n_heads=8, max_seq_len=16)
+CONFIG = ct.models.GPTConfig(vocab_size=64, dim=32, n_layers=2, n_heads=8, max_seq_len=16)
+
+
+def planned(mesh: ct.MeshSpec, precision: str = "fp32", config: ct.models.GPTConfig = CONFIG) -> Report:
     batch = {name: np.zeros((16, 16), np.int64) for name in ("tokens", "labels")}
     job = Job(
         model=config,
@@ -40,3 +44,9 @@ def test_fsdp_holds_a_part_and_sends_three_times_the_weights(precision: str) -> 
 def test_data_parallel_sends_every_gradient_twice() -> None:
     measured = planned(ct.MeshSpec(data=8)).measured
     assert sent_bytes(measured.collectives) == 2 * measured.plan.size * 4 * 7 / 8
+
+
+def test_a_model_with_experts_is_refused() -> None:
+    mixture = dataclasses.replace(CONFIG, experts=ct.Experts(number=4))
+    with pytest.raises(ct.ConfigError, match=r"no experts to be planned on torch, got layers.0.*--backend jax"):
+        planned(ct.MeshSpec(data=2, expert=4), config=mixture)

@@ -9,7 +9,7 @@ import numpy as np
 
 from crosstrain import optim, schedules
 from crosstrain.errors import CheckpointError, ConfigError
-from crosstrain.models import CONFIGS
+from crosstrain.models import CONFIGS, Experts
 
 _Spec = TypeVar("_Spec")
 
@@ -45,7 +45,7 @@ _SCHEDULES = (
     schedules.Triangular,
     schedules.WarmupStableDecay,
 )
-_OTHERS = (optim.Ema, optim.Swa, optim.ParamGroup, optim.LayerGroup)
+_OTHERS = (optim.Ema, optim.Swa, optim.ParamGroup, optim.LayerGroup, Experts)
 _ALL = (*CONFIGS.values(), *_OPTIMIZERS, *_SCHEDULES, *_OTHERS)
 KNOWN: Mapping[str, type] = {known.__name__: known for known in _ALL}
 """Name -> class of everything that `rebuild` makes."""

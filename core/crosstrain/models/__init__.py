@@ -5,6 +5,7 @@ from typing import Any
 
 from crosstrain.accelerator import Accelerator
 from crosstrain.errors import ConfigError
+from crosstrain.models.experts import Experts
 from crosstrain.models.gpt import GPTConfig
 from crosstrain.models.mlp import MLPConfig
 from crosstrain.models.resnet9 import ResNet9Config
@@ -42,4 +43,4 @@ def build(name: str, config: ModelConfig | None, accelerator: Accelerator, *, se
     return accelerator._build_model(config, weights)
 
 
-__all__ = ["CONFIGS", "GPTConfig", "MLPConfig", "ModelConfig", "ParamSpec", "ResNet9Config", "build"]
+__all__ = ["CONFIGS", "Experts", "GPTConfig", "MLPConfig", "ModelConfig", "ParamSpec", "ResNet9Config", "build"]

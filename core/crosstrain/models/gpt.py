@@ -1,6 +1,7 @@
 """The Llama-style decoder's config (Touvron et al. 2023), and its rotation angles."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from crosstrain import init
 from crosstrain.errors import ConfigError
+from crosstrain.models.experts import Experts
 from crosstrain.models.spec import Blocks, ModelConfig, ParamSpec, require_positive, require_rate
 
 
@@ -33,6 +35,7 @@ class GPTConfig(ModelConfig):
         dropout: rate on the embedding and on both residual branches.
         scan_layers: JAX traces and compiles one block and runs it n_layers times; names and numbers are the same.
             docs/meshes.md says what it saves and costs. torch, which compiles nothing, does as without it.
+        experts: a mixture in the place of every SwiGLU, whose experts are SwiGLUs of that width; None: one SwiGLU.
     """
 
     kind: ClassVar[str] = "gpt"
@@ -48,6 +51,7 @@ class GPTConfig(ModelConfig):
     tie_embeddings: bool = False
     dropout: float = 0.0
     scan_layers: bool = False
+    experts: Experts | None = None
 
     def __post_init__(self) -> None:
         require_positive(self, "vocab_size", "dim", "n_layers", "n_heads", "max_seq_len", "kv_heads", "hidden_dim")
@@ -60,6 +64,11 @@ class GPTConfig(ModelConfig):
         if self.n_heads % self.kv_heads:
             raise ConfigError(
                 f"n_kv_heads must divide n_heads, got n_kv_heads={self.n_kv_heads} and n_heads={self.n_heads}."
+            )
+        if self.experts is not None and self.scan_layers:
+            raise ConfigError(
+                "scan_layers must be False for a model with experts, got scan_layers=True. Their balance leaves every "
+                "block beside its output."
             )
 
     @property
@@ -79,32 +88,45 @@ class GPTConfig(ModelConfig):
 
     def parameters(self) -> dict[str, ParamSpec]:
         """See `ModelConfig`. Normal with std 0.02; projections back into the residual 0.02 / sqrt(2 n_layers)."""
-        std, back = init.normal(0.02), init.normal(0.02 / math.sqrt(2 * self.n_layers))
-        kv = self.kv_heads * self.head_dim
-
-        def matrix(rows: int, columns: int, axes: tuple[str, str], start: init.Init = std) -> ParamSpec:
-            return ParamSpec(shape=(rows, columns), axes=axes, init=start, role="weight")
-
+        std = init.normal(0.02)
         norm = ParamSpec(shape=(self.dim,), axes=("embed",), init=init.constant(1.0), role="norm")
         vocabulary = ParamSpec(shape=(self.vocab_size, self.dim), axes=("vocab", "embed"), init=std, role="embedding")
         table = {"tok_embeddings.weight": vocabulary}
         for layer in range(self.n_layers):
-            prefix = f"layers.{layer}"
-            table |= {
-                f"{prefix}.attention_norm.weight": norm,
-                f"{prefix}.attention.wq.weight": matrix(self.dim, self.dim, ("heads", "embed")),
-                f"{prefix}.attention.wk.weight": matrix(kv, self.dim, ("kv_heads", "embed")),
-                f"{prefix}.attention.wv.weight": matrix(kv, self.dim, ("kv_heads", "embed")),
-                f"{prefix}.attention.wo.weight": matrix(self.dim, self.dim, ("embed", "heads"), back),
-                f"{prefix}.ffn_norm.weight": norm,
-                f"{prefix}.feed_forward.w1.weight": matrix(self.hidden_dim, self.dim, ("mlp", "embed")),
-                f"{prefix}.feed_forward.w3.weight": matrix(self.hidden_dim, self.dim, ("mlp", "embed")),
-                f"{prefix}.feed_forward.w2.weight": matrix(self.dim, self.hidden_dim, ("embed", "mlp"), back),
-            }
+            table |= {f"layers.{layer}.{name}": param for name, param in self._block(norm).items()}
         table["norm.weight"] = norm
         if not self.tie_embeddings:
-            table["output.weight"] = matrix(self.vocab_size, self.dim, ("vocab", "embed"))
+            table["output.weight"] = _matrix((self.vocab_size, self.dim), ("vocab", "embed"), std)
         return table
+
+    def _block(self, norm: ParamSpec) -> dict[str, ParamSpec]:
+        std, back = init.normal(0.02), init.normal(0.02 / math.sqrt(2 * self.n_layers))
+        kv = self.kv_heads * self.head_dim
+        return {
+            "attention_norm.weight": norm,
+            "attention.wq.weight": _matrix((self.dim, self.dim), ("heads", "embed"), std),
+            "attention.wk.weight": _matrix((kv, self.dim), ("kv_heads", "embed"), std),
+            "attention.wv.weight": _matrix((kv, self.dim), ("kv_heads", "embed"), std),
+            "attention.wo.weight": _matrix((self.dim, self.dim), ("embed", "heads"), back),
+            "ffn_norm.weight": norm,
+            **self._feed_forward(std, back),
+        }
+
+    def _feed_forward(self, std: init.Init, back: init.Init) -> dict[str, ParamSpec]:
+        inner, outer = (self.hidden_dim, self.dim), (self.dim, self.hidden_dim)
+        if self.experts is None:
+            return {
+                "feed_forward.w1.weight": _matrix(inner, ("mlp", "embed"), std),
+                "feed_forward.w3.weight": _matrix(inner, ("mlp", "embed"), std),
+                "feed_forward.w2.weight": _matrix(outer, ("embed", "mlp"), back),
+            }
+        number = self.experts.number
+        return {
+            "feed_forward.router.weight": _matrix((number, self.dim), ("router", "embed"), std),
+            "feed_forward.experts.w1": _stack((number, *inner), ("experts", "mlp", "embed"), std),
+            "feed_forward.experts.w3": _stack((number, *inner), ("experts", "mlp", "embed"), std),
+            "feed_forward.experts.w2": _stack((number, *outer), ("experts", "embed", "mlp"), back),
+        }
 
     def units(self) -> dict[str, int]:
         """See `ModelConfig`: attention heads stay whole."""
@@ -114,6 +136,11 @@ class GPTConfig(ModelConfig):
         """See `ModelConfig`."""
         return Blocks(prefix="layers", count=self.n_layers)
 
+    def require_mesh(self, mesh: Mapping[str, int]) -> None:
+        """See `ModelConfig`."""
+        if self.experts is not None:
+            self.experts.require_mesh(mesh)
+
     def rope_angles(self) -> np.ndarray:
         """Angle of pair i at position t: t theta^(-2i / head_dim) (Su et al. 2021).
 
@@ -122,3 +149,12 @@ class GPTConfig(ModelConfig):
         """
         frequencies = self.rope_theta ** (-np.arange(0, self.head_dim, 2) / self.head_dim)
         return np.outer(np.arange(self.max_seq_len), frequencies)
+
+
+def _matrix(shape: tuple[int, int], axes: tuple[str, str], start: init.Init) -> ParamSpec:
+    return ParamSpec(shape=shape, axes=axes, init=start, role="weight")
+
+
+def _stack(shape: tuple[int, int, int], axes: tuple[str, str, str], start: init.Init) -> ParamSpec:
+    """A matrix for each expert."""
+    return ParamSpec(shape=shape, axes=axes, init=start, role="experts")

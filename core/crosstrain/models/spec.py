@@ -10,7 +10,7 @@ import numpy as np
 from crosstrain.errors import ConfigError, require_count
 from crosstrain.init import Init
 
-Role = Literal["weight", "bias", "norm", "embedding"]
+Role = Literal["weight", "bias", "norm", "embedding", "experts"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +70,14 @@ class ModelConfig(abc.ABC):
     def blocks(self) -> Blocks | None:
         """The blocks that `pipeline` may cut into stages; None where a model has no such sequence."""
         return None
+
+    def require_mesh(self, mesh: Mapping[str, int]) -> None:
+        """Refuses axes of a mesh that the model does not go over; all of them fit unless a config says otherwise.
+
+        Raises:
+            ConfigError: names the axis.
+        """
+        return
 
     @property
     def parameter_count(self) -> int:

@@ -16,7 +16,7 @@ class Muon(OptimizerSpec):
     """Muon (Jordan et al. 2024, github.com/KellerJordan/Muon) with decoupled weight decay.
 
     A parameter of role `weight` with two and more dimensions (out, ...) in the canonical layout is a matrix (out, in),
-    where in is the product of the others:
+    where in is the product of the others; one of role `experts`, (experts, out, in), is as many matrices:
     m = momentum m + g;  u = g + momentum m if nesterov else m;
     p = p - lr (sqrt(max(1, out / in)) orthogonal(u) + weight_decay p).
     orthogonal(u) is five steps X = a X + (b A + c A^2) X, A = X X^T, (a, b, c) = (3.4445, -4.775, 2.0315) (Newton and
@@ -44,7 +44,7 @@ class Muon(OptimizerSpec):
 
     def is_matrix(self, role: Role, dimensions: int) -> bool:
         """Whether a parameter is orthogonalised; else it follows `fallback`."""
-        return role == "weight" and dimensions >= 2
+        return role in ("weight", "experts") and dimensions >= 2
 
     @property
     def fallback(self) -> AdamW:

@@ -5,7 +5,8 @@ from typing import Literal
 
 from crosstrain.errors import ConfigError
 
-Role = Literal["weight", "bias", "norm", "embedding"]
+Role = Literal["weight", "bias", "norm", "embedding", "experts"]
+"""`experts` is a stack of weights, one for each expert of a mixture."""
 
 
 def require(name: str, value: float, low: float, high: float = math.inf) -> None:

@@ -1,6 +1,7 @@
 """What a step sends by each kind of parallelism, from the sharding plan alone: for engines that compile no program.
 
-Shoeybi et al. 2019 (Megatron) for tensor parallelism, Rajbhandari et al. 2020 (ZeRO-3) for sharded parameters.
+Shoeybi et al. 2019 (Megatron) for tensor parallelism, Rajbhandari et al. 2020 (ZeRO-3) for sharded parameters,
+Lepikhin et al. 2020 (GShard) for experts.
 """
 
 import math
@@ -11,7 +12,13 @@ from crosstrain.sharding import ParamPlan, ShardingPlan
 
 
 def expected(
-    plan: ShardingPlan, *, tokens: int, compute_bytes: float, gradient_bytes: float, micro_batches: int = 1
+    plan: ShardingPlan,
+    *,
+    tokens: int,
+    compute_bytes: float,
+    gradient_bytes: float,
+    micro_batches: int = 1,
+    places: float = 0,
 ) -> tuple[Collective, ...]:
     """Collectives of one step.
 
@@ -21,11 +28,13 @@ def expected(
         compute_bytes: of an element of activations and gathered weights.
         gradient_bytes: of an element of a gradient while it is added up.
         micro_batches: forward passes in the step; gradients are added up once.
+        places: those that tokens of one device and micro-batch take at experts, or that are kept for them.
     """
     return (
         *_data(plan, gradient_bytes),
         *_fsdp(plan, compute_bytes, gradient_bytes, micro_batches),
         *_tensor(plan, tokens, compute_bytes, micro_batches),
+        *_expert(plan, places, compute_bytes, micro_batches),
     )
 
 
@@ -36,8 +45,8 @@ def _data(plan: ShardingPlan, gradient_bytes: float) -> tuple[Collective, ...]:
         shared = ("data", "pipeline") if param.stage is None else ("data",)
         axes = tuple(
             axis
-            for axis in ("data", "fsdp", "pipeline")
-            if plan.mesh[axis] > 1 and (axis in shared or (axis == "fsdp" and not _splits(param, axis)))
+            for axis in ("data", "fsdp", "expert", "pipeline")
+            if plan.mesh[axis] > 1 and (axis in shared or (axis in ("fsdp", "expert") and not _splits(param, axis)))
         )
         given[axes] = given.get(axes, 0.0) + math.prod(param.local_shape(plan.mesh)) * gradient_bytes
     return tuple(_collective("all-reduce", axes, plan.mesh, 1, size) for axes, size in given.items() if axes)
@@ -69,6 +78,18 @@ def _tensor(plan: ShardingPlan, tokens: int, compute_bytes: float, micro_batches
         return ()
     given = micro_batches * tokens * sum(sums) * compute_bytes
     return (_collective("all-reduce", ("tensor",), plan.mesh, micro_batches * len(sums), given),)
+
+
+def _expert(plan: ShardingPlan, places: float, compute_bytes: float, micro_batches: int) -> tuple[Collective, ...]:
+    """Tokens go to their experts and back, and their gradients likewise: two for each of a SwiGLU's inner matrices."""
+    widths = [
+        p.shape[-1] for p in plan.params.values() if _splits(p, "expert") and (p.logical or ())[-1:] == ("embed",)
+    ]
+    if not widths:
+        return ()
+    times = 2 * micro_batches
+    given = times * places * sum(widths) * compute_bytes
+    return (_collective("all-to-all", ("expert",), plan.mesh, times * len(widths), given),)
 
 
 def _splits(param: ParamPlan, axis: str) -> bool:

@@ -19,11 +19,12 @@ def plan_model(
     """Plans the parameters of a native model; a paired one knows its logical axes and its blocks.
 
     Raises:
-        ConfigError: see `plan_parameters`.
+        ConfigError: see `plan_parameters` and `ModelConfig.require_mesh`.
     """
     config = getattr(model, "config", None)
     if not isinstance(config, ModelConfig):
         return plan_parameters(shapes, mesh, rules, logical_axes={})
+    config.require_mesh(mesh)
     known = {name: param.axes for name, param in config.parameters().items()}
     return plan_parameters(shapes, mesh, rules, logical_axes=known, units=config.units(), blocks=config.blocks())
 
@@ -137,8 +138,8 @@ def _require_use(params: Mapping[str, ParamPlan], mesh: Mapping[str, int]) -> No
     """Refuses mesh axes over which every device would hold and compute the same."""
     for axis in ("tensor", "expert"):
         if mesh[axis] > 1 and not any(param.dimension(axis) is not None for param in params.values()):
+            names = "('experts', 'mlp', 'embed')" if axis == "expert" else "('mlp', 'embed')"
             raise ConfigError(
                 f"{axis}={mesh[axis]} must split some parameter, but no parameter has a logical axis that a rule maps "
-                f"to it. Name the axes with ShardingRules(logical_axes={{'*.weight': ('mlp', 'embed')}}), "
-                f"or use {axis}=1."
+                f"to it. Name the axes with ShardingRules(logical_axes={{'*.weight': {names}}}), or use {axis}=1."
             )

@@ -8,7 +8,10 @@ from types import MappingProxyType
 from crosstrain.errors import ConfigError
 from crosstrain.mesh import AXES
 
-BATCH_AXES = ("data", "fsdp", "expert")
+EXPERT_AXIS = "expert"
+"""The mesh axis that splits the experts of a mixture, beside the batch."""
+
+BATCH_AXES = ("data", "fsdp", EXPERT_AXIS)
 """The mesh axes whose devices see different examples."""
 
 SEQUENCE_AXIS = "context"

@@ -42,7 +42,7 @@ _MOMENTA: Mapping[Form, Callable[..., Schedule]] = {
     "torch": torch_one_cycle_momentum,
     "smith": smith_one_cycle_momentum,
 }
-NOT_NORMS: tuple[Role, ...] = ("weight", "bias", "embedding")
+NOT_NORMS: tuple[Role, ...] = ("weight", "bias", "embedding", "experts")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

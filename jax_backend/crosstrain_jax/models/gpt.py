@@ -1,6 +1,7 @@
 """The Llama-style decoder in flax nnx."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,11 @@ import numpy as np
 from flax import nnx
 
 from crosstrain.models.checks import require_integer, require_length, require_shape
+from crosstrain.models.experts import Balances
 from crosstrain.models.gpt import GPTConfig
 from crosstrain_jax.models.attention import causal_attention
 from crosstrain_jax.models.blocks import BlockList
+from crosstrain_jax.models.experts import Mixture
 from crosstrain_jax.models.layers import Dropout, RMSNorm
 from crosstrain_jax.precision import wide_dtype
 from crosstrain_jax.sharding import constrain
@@ -76,14 +79,21 @@ class Block(nnx.Module):
         self.attention_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.attention = Attention(config, rngs=rngs)
         self.ffn_norm = RMSNorm(config.dim, eps=config.norm_eps)
-        self.feed_forward = FeedForward(config, rngs=rngs)
+        experts = config.experts
+        self.feed_forward = FeedForward(config, rngs=rngs) if experts is None else Mixture(experts, config, rngs=rngs)
         self.attention_dropout = Dropout(config.dropout, f"{prefix}.attention_dropout")
         self.ffn_dropout = Dropout(config.dropout, f"{prefix}.ffn_dropout")
 
-    def __call__(self, x: jax.Array, cos: jax.Array, sin: jax.Array, segments: jax.Array | None = None) -> jax.Array:
-        """(B, T, dim) -> (B, T, dim)."""
+    def __call__(self, x: jax.Array, cos: jax.Array, sin: jax.Array, segments: jax.Array | None = None) -> Any:
+        """(B, T, dim) -> (B, T, dim), and of a mixture the balance of every row, (B,)."""
         x = x + self.attention_dropout(self.attention(self.attention_norm(x), cos, sin, segments))
-        return constrain(x + self.ffn_dropout(self.feed_forward(self.ffn_norm(x))), *_STREAM)
+        branch, *balance = _as_tuple(self.feed_forward(self.ffn_norm(x)))
+        x = constrain(x + self.ffn_dropout(branch), *_STREAM)
+        return (x, *balance) if balance else x
+
+
+def _as_tuple(values: Any) -> tuple[Any, ...]:
+    return values if isinstance(values, tuple) else (values,)
 
 
 class GPT(nnx.Module):
@@ -95,6 +105,7 @@ class GPT(nnx.Module):
         self.dropout = Dropout(config.dropout, "dropout")
         blocks = (Block(config, f"layers.{i}", rngs=rngs) for i in range(config.n_layers))
         self.layers = BlockList(blocks, scan=config.scan_layers)
+        self.balances: Balances | None = None
         self.norm = RMSNorm(config.dim, eps=config.norm_eps)
         if not config.tie_embeddings:
             self.output = nnx.Linear(config.dim, config.vocab_size, use_bias=False, rngs=rngs)
@@ -121,6 +132,17 @@ class GPT(nnx.Module):
             require_shape("segments", segments, tokens.shape)
             places = positions_in(segments)
             cos, sin = cos[places], sin[places]
-        x = self.norm(self.layers.run(x, cos, sin, segments))
+        x = self.norm(self._run_blocks(x, cos, sin, segments))
         logits = self.tok_embeddings.attend(x) if self.config.tie_embeddings else self.output(x)
         return constrain(logits, "batch", "sequence", "vocab")
+
+    def _run_blocks(self, x: jax.Array, *args: Any) -> jax.Array:
+        if self.config.experts is None:
+            return self.layers.run(x, *args)
+        total = jnp.zeros(len(x), wide_dtype(x))
+        for block in self.layers:
+            x, balance = block(x, *args)
+            total = total + balance
+        if self.balances is not None:
+            self.balances.add(total)
+        return x

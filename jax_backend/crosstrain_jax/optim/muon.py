@@ -60,11 +60,17 @@ def muon(optimizer: Optimizer, hyper: Hyper) -> Transformation:
 def _orthogonal(leaf: Leaf, u: jax.Array, eps: float) -> jax.Array:
     """sqrt(max(1, out / in)) orthogonal(u), in the layout of `u`."""
     canonical = leaf.to_canonical(u)
-    matrix = canonical.reshape(canonical.shape[0], -1)
+    if leaf.role == "experts":
+        found = jax.vmap(lambda matrix: _of_matrix(matrix, eps))(canonical)
+    else:
+        found = _of_matrix(canonical.reshape(canonical.shape[0], -1), eps).reshape(canonical.shape)
+    return leaf.from_canonical(found).astype(u.dtype)
+
+
+def _of_matrix(matrix: jax.Array, eps: float) -> jax.Array:
     rows, columns = matrix.shape
     x = newton_schulz(matrix.T, eps).T if rows > columns else newton_schulz(matrix, eps)
-    scaled = max(1.0, rows / columns) ** 0.5 * x
-    return leaf.from_canonical(scaled.reshape(canonical.shape)).astype(u.dtype)
+    return max(1.0, rows / columns) ** 0.5 * x
 
 
 def newton_schulz(u: jax.Array, eps: float) -> Any:

@@ -1,14 +1,19 @@
 """The Llama-style decoder in torch."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from crosstrain.errors import ModelError
 from crosstrain.models.checks import require_integer, require_length, require_shape
+from crosstrain.models.experts import Balances
 from crosstrain.models.gpt import GPTConfig
 from crosstrain_torch.models.attention import causal_attention, whole_segments
+from crosstrain_torch.models.experts import Mixture
 from crosstrain_torch.models.layers import Dropout, RMSNorm, project
+from crosstrain_torch.precision import wide_dtype
 from crosstrain_torch.sharding import SequencePart, Stage
 
 
@@ -73,16 +78,22 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.attention = Attention(config)
         self.ffn_norm = RMSNorm(config.dim, eps=config.norm_eps)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = FeedForward(config) if config.experts is None else Mixture(config.experts, config)
         self.attention_dropout = Dropout(config.dropout, f"{prefix}.attention_dropout")
         self.ffn_dropout = Dropout(config.dropout, f"{prefix}.ffn_dropout")
 
     def forward(
         self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, segments: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """(B, T, dim) -> (B, T, dim)."""
+    ) -> Any:
+        """(B, T, dim) -> (B, T, dim), and of a mixture the balance of every row, (B,)."""
         x = x + self.attention_dropout(self.attention(self.attention_norm(x), cos, sin, segments))
-        return x + self.ffn_dropout(self.feed_forward(self.ffn_norm(x)))
+        branch, *balance = _as_tuple(self.feed_forward(self.ffn_norm(x)))
+        x = x + self.ffn_dropout(branch)
+        return (x, *balance) if balance else x
+
+
+def _as_tuple(values: Any) -> tuple[Any, ...]:
+    return values if isinstance(values, tuple) else (values,)
 
 
 class GPT(nn.Module):
@@ -93,6 +104,7 @@ class GPT(nn.Module):
         self.config = config
         self.sequence_part: SequencePart | None = None
         self.stage: Stage | None = None
+        self.balances: Balances | None = None
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.dropout = Dropout(config.dropout, "dropout")
         self.layers = nn.ModuleList(Block(config, f"layers.{i}") for i in range(config.n_layers))
@@ -135,12 +147,20 @@ class GPT(nn.Module):
             places = positions_in(segments)[:, here]
             cos, sin = self.rope_cos[places], self.rope_sin[places]
         x = received[0] if received else self.dropout(self.tok_embeddings(tokens))
-        for index in blocks:
-            x = self.layers[index](x, cos, sin, segments)
+        x = self._run_blocks(blocks, x, cos, sin, segments)
         if self.stage is not None and not self.stage.is_last:
             return x
         x = self.norm(x)
         return project(x, self.tok_embeddings.weight) if self.output is None else self.output(x)
+
+    def _run_blocks(self, blocks: range, x: torch.Tensor, *args: Any) -> torch.Tensor:
+        total = x.new_zeros(len(x), dtype=wide_dtype(x))
+        for index in blocks:
+            x, *balance = _as_tuple(self.layers[index](x, *args))
+            total = total + sum(balance)
+        if self.balances is not None:
+            self.balances.add(total)
+        return x
 
     def stage_shapes(self, tokens: torch.Tensor, segments: torch.Tensor | None = None) -> tuple[torch.Size, torch.Size]:
         """Of the stream between stages, and of the logits.

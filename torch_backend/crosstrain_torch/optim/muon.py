@@ -8,7 +8,7 @@ from crosstrain_torch.optim import adam
 from crosstrain_torch.optim.base import Foreach, Group, Kept, Rule, Tensors, column, decay_and_add
 from crosstrain_torch.shards import part, whole, wrap
 
-_MATRIX = "matrix"
+_MATRIX, _STACK, _OTHER = "matrix", "stack", "other"
 
 
 class MuonOptimizer(Foreach):
@@ -21,31 +21,37 @@ class MuonOptimizer(Foreach):
     def update(self, group: Group, params: Tensors, grads: Tensors, kept: list[Kept]) -> None:
         """See `Foreach`."""
         spec = self._spec
-        if group["kind"] == _MATRIX:
-            directions, scale = self._orthogonalised(group["momentum"], params, grads, column(kept, "momentum")), 1.0
+        if group["kind"] != _OTHER:
+            directions, scale = self._orthogonalised(group, params, grads, column(kept, "momentum")), 1.0
         else:
             betas, eps = adam.betas_of(spec.fallback), spec.fallback.eps
             directions, scale = adam.directions_of(grads, kept, betas, eps), spec.fallback_scale
         decay_and_add(group, params, directions, group["lr"] * scale)
 
-    def _orthogonalised(self, momentum: float, params: Tensors, grads: Tensors, momenta: Tensors) -> Tensors:
+    def _orthogonalised(self, group: Group, params: Tensors, grads: Tensors, momenta: Tensors) -> Tensors:
+        momentum, stacked = group["momentum"], group["kind"] == _STACK
         torch._foreach_mul_(momenta, momentum)
         torch._foreach_add_(momenta, grads)
         if self._spec.nesterov:
             momenta = list(torch._foreach_add(grads, momenta, alpha=momentum))
         owners = [self.shards.owner(param) for param in params]
         return [
-            part(_orthogonal(whole(wrap(u, owner)), self._spec.eps), owner)
+            part(_orthogonal(whole(wrap(u, owner)), self._spec.eps, stacked), owner)
             for u, owner in zip(momenta, owners, strict=True)
         ]
 
 
-def _orthogonal(u: torch.Tensor, eps: float) -> torch.Tensor:
+def _orthogonal(u: torch.Tensor, eps: float, stacked: bool) -> torch.Tensor:
     """sqrt(max(1, out / in)) orthogonal(u), in the shape of `u`."""
-    matrix = u.reshape(len(u), -1)
+    if stacked:
+        return torch.stack([_of_matrix(matrix, eps) for matrix in u]).to(u.dtype)
+    return _of_matrix(u.reshape(len(u), -1), eps).reshape(u.shape).to(u.dtype)
+
+
+def _of_matrix(matrix: torch.Tensor, eps: float) -> torch.Tensor:
     rows, columns = matrix.shape
     x = newton_schulz(matrix.T, eps).T if rows > columns else newton_schulz(matrix, eps)
-    return (max(1.0, rows / columns) ** 0.5 * x).reshape(u.shape).to(u.dtype)
+    return max(1.0, rows / columns) ** 0.5 * x
 
 
 def newton_schulz(u: torch.Tensor, eps: float) -> torch.Tensor:
@@ -64,11 +70,13 @@ def _build(spec: Muon, groups: list[Group]) -> torch.optim.Optimizer:
 
 
 def _kind(spec: Muon, role: Role, dimensions: int) -> str:
-    return _MATRIX if spec.is_matrix(role, dimensions) else "other"
+    if not spec.is_matrix(role, dimensions):
+        return _OTHER
+    return _STACK if role == "experts" else _MATRIX
 
 
 def _start(spec: Muon, param: torch.Tensor, kind: str) -> Kept:
-    return {"momentum": torch.zeros_like(param)} if kind == _MATRIX else adam.start(spec.fallback, param, kind)
+    return {"momentum": torch.zeros_like(param)} if kind != _OTHER else adam.start(spec.fallback, param, kind)
 
 
 def _set_momentum(group: Group, momentum: float) -> None:
