@@ -4,11 +4,11 @@
     python examples/cifar10_dawnbench.py --backend torch --data DIR --whitening 3 --alternating-flip
     python examples/cifar10_dawnbench.py --backend torch --data digits
 
-The base is David Page's entry of 2018 (github.com/davidcpage/cifar10-fast): ResNet-9, Nesterov momentum, one cycle, crops,
-flips and cutout. He adds up the loss over a batch, divides the rate by the batch and multiplies the decay of 5e-4 by it;
-the loss here is a mean, for which the same update has neither factor. docs/dawnbench.md says where each trick is from.
-Without the files of CIFAR-10 it says which it needs and ends with exit status 2. `--data digits` runs the whole recipe on
-scikit-learn's digits (`pip install 'crosstrain[examples]'`), each pixel as 2 x 2, in three equal channels.
+The base is David Page's entry of 2018 (github.com/davidcpage/cifar10-fast): ResNet-9, Nesterov momentum, one cycle,
+crops, flips and cutout. He adds up the loss over a batch, divides the rate by the batch and multiplies the decay of
+5e-4 by it; the loss here is a mean, for which the same update has neither factor. docs/dawnbench.md says where each
+trick is from. Without the files of CIFAR-10 it says which it needs and ends with exit status 2. `--data digits` runs the
+recipe on scikit-learn's digits (`pip install 'crosstrain[examples]'`), each pixel as 2 x 2, in three equal channels.
 """
 
 import sys
@@ -32,8 +32,8 @@ They are in cifar-10-binary.tar.gz, from https://www.cs.toronto.edu/~kriz/cifar.
 
     mkdir -p {folder} && tar xzf cifar-10-binary.tar.gz -C {folder}
 
-The folder cifar-10-batches-bin that this makes is found there. So are the six files of cifar-10-python.tar.gz, which have
-the same names without .bin. --data digits runs the recipe without any of them."""
+The folder cifar-10-batches-bin that this makes is found there. So are the six files of cifar-10-python.tar.gz, which
+have the same names without .bin. --data digits runs the recipe without any of them."""
 RATES = {"sgd": 0.4, "muon": 0.02}
 CIFAR10, DIGITS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)), ((0.3053,) * 3, (0.3761,) * 3)
 """Mean and standard deviation of the training images, per channel."""
@@ -192,9 +192,7 @@ def main(args: Args) -> None:
 
     report = Report(args)  # whitening and compiling are timed, reading the files is not
     state = prepare(args, accelerator, (split.train["image"][:5000] / 255 - mean) / std)
-    trainer = ct.Trainer(
-        accelerator, state, loss_fn, log_every=len(train), callbacks=[report], progress=args.progress
-    )
+    trainer = ct.Trainer(accelerator, state, loss_fn, log_every=len(train), callbacks=[report], progress=args.progress)
     cycle = ct.Cycle(pct_start=args.pct_start, momentum=None)
     trainer.fit_one_cycle(train, args.epochs, args.peak, cycle=cycle, eval_loader=test())
 

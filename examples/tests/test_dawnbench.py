@@ -12,13 +12,13 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "cifar10_dawnbench.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 NAMES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
-TRICKS = "--whitening 2 --alternating-flip --lookahead --progressive --price-per-hour 3600".split()
+TRICKS = "--whitening 2 --alternating-flip --lookahead --progressive --price-per-hour 3600"
 SLOW = pytest.mark.slow  # what compiles
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(backend: str, data: str | Path, flags: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", str(SCRIPT), *arguments],
+        [sys.executable, "-W", "error", str(SCRIPT), "--backend", backend, "--data", str(data), *flags.split()],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -47,8 +47,8 @@ def epochs(text: str) -> list[tuple[float, ...]]:
 @pytest.mark.parametrize("backend", [pytest.param("jax", marks=SLOW), "torch"])
 def test_files_of_the_format_are_trained_on_with_every_trick(backend, tmp_path):
     folder = write_cifar(tmp_path / "cifar-10-batches-bin")
-    size = "--epochs 2 --width 2 --batch-size 50 --precision bf16 --target 0.01".split()
-    done = run("--backend", backend, "--data", str(folder.parent), *size, *TRICKS)
+    size = "--epochs 2 --width 2 --batch-size 50 --precision bf16 --target 0.01"
+    done = run(backend, folder.parent, f"{size} {TRICKS}")
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     found = epochs(done.stdout)
@@ -64,7 +64,7 @@ def test_files_of_the_format_are_trained_on_with_every_trick(backend, tmp_path):
 
 
 def test_missing_files_are_named(tmp_path):
-    done = run("--data", str(tmp_path / "nowhere"))
+    done = run("torch", tmp_path / "nowhere")
     assert done.returncode == 2
     assert not done.stdout
     for name in (*NAMES, "cifar-10-binary.tar.gz", "https://www.cs.toronto.edu/~kriz/cifar.html", "nowhere"):
@@ -72,15 +72,15 @@ def test_missing_files_are_named(tmp_path):
     assert "Traceback" not in done.stderr
     folder = write_cifar(tmp_path / "half", count=2)
     (folder / "data_batch_3.bin").unlink()
-    done = run("--data", str(folder))
+    done = run("torch", folder)
     assert done.returncode == 2
     assert "data_batch_3.bin" in done.stderr.splitlines()[0]
 
 
 @pytest.mark.slow
 def test_both_engines_print_the_same_numbers_on_digits():
-    flags = "--data digits --epochs 2 --width 4 --batch-size 64 --precision fp64 --tta mirror".split()
-    texts = [run("--backend", backend, *flags, *TRICKS) for backend in ("jax", "torch")]
+    flags = f"--epochs 2 --width 4 --batch-size 64 --precision fp64 --tta mirror {TRICKS}"
+    texts = [run(backend, "digits", flags) for backend in ("jax", "torch")]
     assert [done.returncode for done in texts] == [0, 0], texts[0].stderr + texts[1].stderr
     first, second = ([each[:2] for each in epochs(done.stdout)] for done in texts)
     assert len(first) == 2
@@ -92,8 +92,7 @@ def test_both_engines_print_the_same_numbers_on_digits():
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_the_recipe_learns_digits(backend):
-    flags = "--data digits --epochs 8 --width 8 --batch-size 64 --whitening 3 --alternating-flip".split()
-    done = run("--backend", backend, *flags)
+    done = run(backend, "digits", "--epochs 8 --width 8 --batch-size 64 --whitening 3 --alternating-flip")
     assert done.returncode == 0, done.stderr
     (views,) = re.findall(r"with views (\S+);", done.stdout)
     assert float(views) >= 0.96
@@ -102,7 +101,7 @@ def test_the_recipe_learns_digits(backend):
 
 @pytest.mark.slow
 def test_muon_learns_digits():
-    done = run("--backend", "torch", *"--data digits --epochs 8 --width 8 --batch-size 64 --optimizer muon".split())
+    done = run("torch", "digits", "--epochs 8 --width 8 --batch-size 64 --optimizer muon")
     assert done.returncode == 0, done.stderr
     (views,) = re.findall(r"with views (\S+);", done.stdout)
     assert float(views) >= 0.94

@@ -47,7 +47,9 @@ def build(
         raise ConfigError(f"config must be a {CONFIGS[name].__name__} for model {name!r}, got {type(config).__name__}.")
     key = accelerator.seed if seed is None else seed
     # Each is made when it is asked for: a model need not fit into host memory.
-    drawn = {name: (each.shape, partial(each.init, key, name, each.shape)) for name, each in config.parameters().items()}
+    drawn = {
+        name: (each.shape, partial(each.init, key, name, each.shape)) for name, each in config.parameters().items()
+    }
     return accelerator._build_model(config, LazyArrays({**drawn, **_given(config, weights or {})}))
 
 

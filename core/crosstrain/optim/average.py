@@ -65,8 +65,8 @@ class Swa(Averaging):
 class Lookahead(Averaging):
     """Every `every` steps the average goes a `share` of the way to the weights, and the weights go back to it: p = a.
 
-    w = share after steps every - 1, 2 every - 1, ... (0-based), else 0 (Zhang et al. 2019, algorithm 1). Moments stay as
-    they are, and so do parameters that a step leaves as they are. BatchNorm's running statistics are those of the
+    w = share after steps every - 1, 2 every - 1, ... (0-based), else 0 (Zhang et al. 2019, algorithm 1). Moments stay
+    as they are, and so do parameters that a step leaves as they are. BatchNorm's running statistics are those of the
     current weights, not of the average.
     """
 
