@@ -7,8 +7,8 @@
 The base is David Page's entry of 2018 (github.com/davidcpage/cifar10-fast): ResNet-9, Nesterov momentum, one cycle,
 crops, flips and cutout. He adds up the loss over a batch, divides the rate by the batch and multiplies the decay of
 5e-4 by it; the loss here is a mean, for which the same update has neither factor. docs/dawnbench.md says where each
-trick is from. Without the files of CIFAR-10 it says which it needs and ends with exit status 2. `--data digits` runs the
-recipe on scikit-learn's digits (`pip install 'crosstrain[examples]'`), each pixel as 2 x 2, in three equal channels.
+trick is from. Without the files of CIFAR-10 it says which it needs and ends with exit status 2. `--data digits` runs
+the recipe on scikit-learn's digits (`pip install 'crosstrain[examples]'`), each pixel as 2 x 2, three equal channels.
 """
 
 import sys
