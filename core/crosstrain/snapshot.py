@@ -10,6 +10,10 @@ from crosstrain.errors import ConfigError
 _MOMENTS = "moments/"
 
 
+Readers = Mapping[str, tuple[tuple[int, ...], Callable[[], np.ndarray]]]
+"""Name -> shape, and what reads the array."""
+
+
 class LazyArrays(Mapping[str, np.ndarray]):
     """Arrays that are read one by one, when asked for, and not kept: a model need not fit into host memory twice.
 
@@ -17,7 +21,7 @@ class LazyArrays(Mapping[str, np.ndarray]):
         readers: name -> (shape, function that reads the array).
     """
 
-    def __init__(self, readers: Mapping[str, tuple[tuple[int, ...], Callable[[], np.ndarray]]]) -> None:
+    def __init__(self, readers: Readers) -> None:
         self._readers = readers
 
     def __getitem__(self, name: str) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback, Run
 from crosstrain.data.phases import Batches
+from crosstrain.data.viewing import Views
 from crosstrain.errors import ConfigError, require_count
 from crosstrain.metrics import MetricSum
 from crosstrain.state import TrainState
@@ -152,19 +153,24 @@ class Trainer(Recipes):
             total.add(self._eval_step(self.state, batch))
         return total.result()
 
-    def predict(self, loader: Batches, predict_fn: Callable[..., Any]) -> dict[str, np.ndarray]:
+    def predict(self, loader: Batches | Views, predict_fn: Callable[..., Any]) -> dict[str, np.ndarray]:
         """What `predict_fn(model, batch, ops)` gives for all examples of a loader, in their order.
 
         Args:
-            loader: made with shuffle=False when the order of the source is wanted.
+            loader: made with shuffle=False when the order of the source is wanted; or `ct.data.views`, over which the
+                arrays are averaged with their weights.
             predict_fn: returns an array of shape (B, ...), or a dict of such.
 
         Returns:
             Arrays of shape (number of examples, ...); a bare array is called `prediction`.
         """
         step = self.accelerator.predict_step(predict_fn)
-        parts = [step(self.state, batch) for batch in _once(loader)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+        def of(each: Batches) -> dict[str, np.ndarray]:
+            parts = [step(self.state, batch) for batch in _once(each)]
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+        return loader.average(of) if isinstance(loader, Views) else of(loader)
 
     def _begin(self, loader: Batches, epochs: int | None, steps: int | None) -> Run:
         if (epochs is None) == (steps is None):

@@ -13,6 +13,7 @@ from crosstrain.models.spec import ParamSpec
 CONFIGS = [
     ct.models.MLPConfig(),
     ct.models.ResNet9Config(),
+    ct.models.ResNet9Config(whitening=2),
     ct.models.GPTConfig(n_kv_heads=2),
     ct.models.GPTConfig(tie_embeddings=True),
     ct.models.GPTConfig(experts=ct.Experts(number=3)),
@@ -34,6 +35,21 @@ def test_sizes_are_those_of_the_papers() -> None:
     assert ct.models.ResNet9Config().parameter_count == 6_573_120
     llama = ct.models.GPTConfig(vocab_size=32_000, dim=4096, n_layers=32, n_heads=32, mlp_dim=11_008)
     assert llama.parameter_count == 6_738_415_616
+
+
+def test_whitening_splits_the_first_convolution() -> None:
+    config = ct.models.ResNet9Config(whitening=3, width=8)
+    shapes = {name: spec.shape for name, spec in config.parameters().items()}
+    assert list(shapes)[:2] == ["whiten.weight", "prep.conv.weight"]
+    assert shapes["whiten.weight"] == (27, 3, 3, 3)
+    assert shapes["prep.conv.weight"] == (8, 27, 1, 1)
+    start = config.initial_weights(0)["whiten.weight"].reshape(27, 27)
+    np.testing.assert_allclose(start @ start.T, np.eye(27), atol=1e-12)
+    images = np.zeros((2, 7, 9, 3))
+    with pytest.raises(ct.ModelError, match=r"image must have sides of at least 8 .*got \(2, 7, 9, 3\)"):
+        dataclasses.replace(config, image_size=None).check(images, True)
+    with pytest.raises(ct.ModelError, match=r"image must have shape \(B, 32, 32, 3\), got \(2, 7, 9, 3\)"):
+        config.check(images, True)
 
 
 def test_names_follow_metas_llama() -> None:
@@ -82,6 +98,7 @@ def test_rope_turns_the_first_pair_by_one_radian_a_step() -> None:
         (lambda: ct.models.MLPConfig(activation="swish"), "activation must be one of relu, gelu, gelu_tanh"),
         (lambda: ct.models.MLPConfig(dropout=1.0), r"dropout must be in \[0, 1\), got dropout=1.0"),
         (lambda: ct.models.ResNet9Config(image_size=4), r"image_size must be at least 8 .*got image_size=4"),
+        (lambda: ct.models.ResNet9Config(whitening=-1), "whitening must be at least 1, got whitening=-1"),
         (lambda: ct.models.GPTConfig(dim=100, n_heads=3), "even multiple of n_heads, got dim=100 and n_heads=3"),
         (lambda: ct.models.GPTConfig(n_heads=4, n_kv_heads=3), "n_kv_heads must divide n_heads"),
         (lambda: ct.models.GPTConfig(vocab_size=0), "vocab_size must be at least 1"),

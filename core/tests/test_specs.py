@@ -48,8 +48,10 @@ SPECS = [
     ct.rmsprop(0.1),
     ct.ema(0.999),
     ct.swa(3, every=2),
+    ct.lookahead(every=3, share=0.25),
     ct.models.MLPConfig(hidden=(3, 4), activation="gelu"),
     ct.models.ResNet9Config(width=2),
+    ct.models.ResNet9Config(width=2, image_size=None, whitening=3),
     ct.models.GPTConfig(n_kv_heads=2, tie_embeddings=True),
     ct.models.GPTConfig(experts=ct.Experts(number=4, capacity=1.25)),
 ]

@@ -54,6 +54,8 @@ EVERY = {
     "reflect": (data.random_crop(2), np.uint8),
     "zeros": (data.random_crop(3, mode="zeros"), np.float32),
     "flip": (data.flip(), np.uint8),
+    "alternating_flip": (data.alternating_flip(), np.uint8),
+    "translate": (data.translate(-1, 2), np.uint8),
     "cutout": (data.cutout(4), np.float32),
     "mixup": (data.mixup(0.4, classes=4), np.float32),
     "cutmix": (data.cutmix(classes=4), np.float64),
@@ -83,7 +85,11 @@ def test_an_example_is_augmented_alike_in_any_batch(name):
             np.testing.assert_array_equal(values, whole[field][part], err_msg=field)
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if name not in ("normalise", "resize")])
+# What draws no numbers, or the same in every other epoch.
+STEADY = ("normalise", "translate", "resize", "alternating_flip")
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in STEADY])
 @pytest.mark.parametrize("changed", [{"epoch": 3}, {"seed": 4}, {"epoch": 2**33}])
 def test_another_epoch_or_seed_augments_otherwise(name, changed):
     transform, dtype = EVERY[name]
@@ -155,6 +161,35 @@ def test_a_flip_mirrors_or_keeps(pixels, probability):
     flipped = context(np.arange(len(pixels)), stream="flip").uniform(1)[:, 0] < probability
     expected = np.where(flipped[:, None, None, None], pixels[:, :, ::-1], pixels)
     np.testing.assert_array_equal(result, expected)
+
+
+def test_an_alternating_flip_shows_both_ways_in_two_epochs():
+    source = source_of(count=200)
+    pixels = source["image"]
+    shown = [apply(data.alternating_flip(), source, epoch=epoch)["image"] for epoch in range(4)]
+    mirrored = [(each == pixels[:, :, ::-1]).all((1, 2, 3)) for each in shown]
+    for each, flipped in zip(shown, mirrored, strict=True):
+        np.testing.assert_array_equal(each, np.where(flipped[:, None, None, None], pixels[:, :, ::-1], pixels))
+    assert 70 < mirrored[0].sum() < 130, "a half is expected"
+    np.testing.assert_array_equal(mirrored[1], ~mirrored[0])
+    np.testing.assert_array_equal(mirrored[2:], mirrored[:2])
+    other = apply(data.alternating_flip(), source, epoch=0, seed=4)["image"]
+    assert not np.array_equal(other, shown[0])
+    assert not np.array_equal(other, shown[1])
+
+
+@given(pixels_of_any_shape, st.integers(-3, 3), st.integers(-3, 3), st.sampled_from(["reflect", "zeros"]))
+def test_translate_moves_all_images_alike(pixels, down, right, mode):
+    height, width = pixels.shape[1:3]
+    transform, pad = data.translate(down, right, mode=mode), max(abs(down), abs(right))
+    if mode == "reflect" and pad >= min(height, width):
+        with pytest.raises(ct.DataError, match="padding must be less than the side"):
+            apply(transform, {"image": pixels})
+        return
+    sides = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+    padded = np.pad(pixels, sides, mode="reflect" if mode == "reflect" else "constant")
+    expected = padded[:, pad - down : pad - down + height, pad - right : pad - right + width]
+    np.testing.assert_array_equal(apply(transform, {"image": pixels})["image"], expected)
 
 
 @given(pixels_of_any_shape, st.integers(1, 12), st.sampled_from([0, 0.5]))
@@ -290,6 +325,8 @@ def test_mixing_happens_with_its_probability(kind):
         (lambda: data.random_crop(0), "padding=0"),
         (lambda: data.random_crop(1, mode="wrap"), "mode='wrap'"),
         (lambda: data.flip(1.5), "probability=1.5"),
+        (lambda: data.translate(0.5, 1), "down must be an integer, got down=0.5"),
+        (lambda: data.translate(1, 1, mode="wrap"), "mode must be 'reflect' or 'zeros', got mode='wrap'"),
         (lambda: data.cutout(2.0), "size=2.0"),
         (lambda: data.mixup(0), "alpha=0"),
         (lambda: data.cutmix(probability=-1), "probability=-1"),

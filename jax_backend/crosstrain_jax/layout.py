@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from crosstrain.optim import Clipping, OptimizerSpec
+from crosstrain.optim import Averaging, Clipping, OptimizerSpec
 from crosstrain.sharding import PIPELINE_AXIS, ShardingPlan
 from crosstrain_jax import naming, optim
 from crosstrain_jax.models.blocks import BlockList, Places, places_of
@@ -37,6 +37,7 @@ class Layout:
     lists: dict[str, Places]
     frozen: tuple[bool, ...] = ()
     held: frozenset[int] = frozenset()
+    pulls: bool = False
     applied: dict[Clipping, Callable[..., Any]] = field(default_factory=dict)
 
     def update(
@@ -47,6 +48,8 @@ class Layout:
         state = jax.tree.unflatten(self.moments_tree, moments)
         params, state = self.optimizer.update(params, state, grads, (hyper[0], hyper[1]), self.frozen)
         averages = optim.update_average(averages, params, hyper[2])
+        if self.pulls:
+            params = optim.pull(params, averages, hyper[2], self.held)
         return params, tuple(jax.tree.leaves(state)), self.shardings.constrain(averages) if averages else ()
 
     @property
@@ -110,7 +113,7 @@ class LayoutCache:
     def intern(self, layout: Layout) -> Layout:
         """The layout that was seen first with this structure; `layout` itself when the model cannot be compared."""
         shapes = tuple(leaf.shape for leaf in (*layout.params, *layout.buffers))
-        compiled = None if layout.optimizer is None else (layout.optimizer.key(), layout.frozen)
+        compiled = None if layout.optimizer is None else (layout.optimizer.key(), layout.frozen, layout.pulls)
         key = (layout.train, layout.params_tree, layout.buffers_tree, shapes, compiled)
         try:
             return self._layouts.setdefault(key, layout)
@@ -135,7 +138,13 @@ def place_all(leaves: Sequence[Any], shardings: Sequence[NamedSharding], dtype: 
     return tuple(to_mesh(leaf, sharding, dtype) for leaf, sharding in zip(leaves, shardings, strict=True))
 
 
-def make_layout(model: nnx.Module, optimizer: OptimizerSpec | None, plan: ShardingPlan, mesh: Mesh) -> Layout:
+def make_layout(
+    model: nnx.Module,
+    optimizer: OptimizerSpec | None,
+    plan: ShardingPlan,
+    mesh: Mesh,
+    average: Averaging | None = None,
+) -> Layout:
     """The structure of a model, of the optimizer that a spec makes for it, and of where both lie."""
     unpin_types(model)
     model.eval()
@@ -153,6 +162,7 @@ def make_layout(model: nnx.Module, optimizer: OptimizerSpec | None, plan: Shardi
         buffers=naming.leaves(model, nnx.Not(nnx.Param)),
         shardings=shardings,
         lists=places_of(model, [leaf.name for leaf in names]),
+        pulls=average is not None and average.pulls,
         **_optimizer_of(optimizer, names, shardings),
     )
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
-from crosstrain.optim import OptimizerSpec
+from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.planning import Job, Measured, Memory, Topology
 from crosstrain.precision import Precision
 from crosstrain.sharding import ShardingPlan, plan_model
@@ -49,7 +49,7 @@ class AbstractState:
 def abstract_state(
     model: nnx.Module,
     optimizer: OptimizerSpec,
-    averaged: bool,
+    average: Averaging | None,
     *,
     precision: Precision,
     mesh: Mesh,
@@ -57,7 +57,7 @@ def abstract_state(
 ) -> AbstractState:
     """What `JaxState` would hold of a model whose leaves are shapes, see `flax.nnx.eval_shape`."""
     with scope(precision):
-        layout, dtype = make_layout(model, optimizer, plan, mesh).at(step=0), param_dtype(precision)
+        layout, dtype = make_layout(model, optimizer, plan, mesh, average).at(step=0), param_dtype(precision)
         shardings, whole = layout.shardings, partial(_shape, sharding=layout.shardings.whole)
         params, buffers = (jax.tree.leaves(each) for each in nnx.split(model, nnx.Param, ...)[1:])
         placed = tuple(_shape(leaf, where, dtype) for leaf, where in zip(params, shardings.params, strict=True))
@@ -68,7 +68,7 @@ def abstract_state(
             params=placed,
             buffers=tuple(whole(leaf, dtype=dtype) for leaf in buffers),
             moments=tuple(_shape(leaf, where) for leaf, where in zip(moments, layout.moments, strict=True)),
-            averages=placed if averaged else (),
+            averages=() if average is None else placed,
             count=whole(jax.ShapeDtypeStruct((), np.uint32)),
         )
 
@@ -82,8 +82,7 @@ def trace_step(job: Job, mesh: Mesh, sizes: Mapping[str, int]) -> tuple[jax.stag
         name: jax.ShapeDtypeStruct(values.shape, values.dtype, sharding=batch_sharding(mesh))
         for name, values in job.placed_batch(sizes, wide_integers=False).items()
     }
-    averaged = job.average is not None
-    state = abstract_state(model, job.optimizer, averaged, precision=job.precision, mesh=mesh, plan=plan)
+    state = abstract_state(model, job.optimizer, job.average, precision=job.precision, mesh=mesh, plan=plan)
     run = TrainRun(job.loss_fn, job.options, Runtime(job.precision, mesh, seed=0))
     return run.trace(state, batch), plan
 

@@ -32,7 +32,8 @@ SECTIONS: dict[str, list[Any]] = {
         *(optim.Adafactor, optim.Lion, optim.Lamb, optim.Muon),
     ],
     "Parameter groups, clipping, accumulation, averages": [
-        *(optim.ParamGroup, optim.undecayed, optim.LayerGroup, optim.Clipping, StepOptions, optim.Ema, optim.Swa),
+        *(optim.ParamGroup, optim.undecayed, optim.LayerGroup, optim.Clipping, StepOptions),
+        *(optim.Ema, optim.Swa, optim.Lookahead),
     ],
     "Schedules": [
         *(Constant, _Warmed, Linear, Cosine, Polynomial, WarmupStableDecay, StepDecay, MultiStepDecay),

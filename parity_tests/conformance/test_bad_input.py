@@ -173,6 +173,18 @@ def test_models_and_their_configs(make: Make) -> None:
         ct.models.build("bert", None, make())
     with pytest.raises(ct.ConfigError, match="config must be a GPTConfig for model 'gpt', got MLPConfig"):
         ct.models.build("gpt", MLP, make())
+    with pytest.raises(ct.ConfigError, match=r"weights must be of parameters of mlp, got head\.weight\. It has layers"):
+        ct.models.build("mlp", MLP, make(), weights={"head.weight": np.zeros((10, 16))})
+    with pytest.raises(ct.ConfigError, match=r"layers.0.weight must have shape \(16, 64\), got \(64, 16\)"):
+        ct.models.build("mlp", MLP, make(), weights={"layers.0.weight": np.zeros((64, 16))})
+
+
+def test_weights_that_are_given_take_the_place_of_drawn_ones(make: Make) -> None:
+    accelerator, given = make(), np.arange(16.0 * 64).reshape(16, 64)
+    model = ct.models.build("mlp", MLP, accelerator, weights={"layers.0.weight": given})
+    found = accelerator.prepare(model, ct.sgd(0.1)).snapshot().params
+    for name, drawn in MLP.initial_weights(accelerator.seed).items():
+        np.testing.assert_array_equal(found[name], given if name == "layers.0.weight" else drawn)
 
 
 @pytest.mark.parametrize(

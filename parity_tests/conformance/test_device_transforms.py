@@ -18,6 +18,7 @@ CHAINS = {
     "reflect": data.random_crop(2),
     "zeros": data.random_crop(8, mode="zeros"),
     "flip": data.flip(),
+    "alternating flip": data.compose(data.alternating_flip(), data.translate(1, -2)),
     "cutout of bytes": data.cutout(5, fill=7.6),
     "cutout": data.compose(FLOATS, data.cutout(5, fill=0.3)),
     "mixup": data.compose(data.random_crop(2), FLOATS, data.mixup(0.4, classes=4)),

@@ -81,3 +81,14 @@ def swa(start: Array, weights: list[Array], first: int, every: int) -> Array:
     """Izmailov et al. 2018: the mean of the weights after steps first, first + every, ...; before, the initial ones."""
     sampled = weights[first::every]
     return np.mean(sampled, axis=0) if sampled else start
+
+
+def lookahead(start: Array, grads: list[Array], rate: float, every: int, share: float) -> tuple[Array, Array]:
+    """Zhang et al. 2019, algorithm 1, around plain gradient descent: the fast and the slow weights."""
+    slow = fast = start
+    for inner, g in enumerate(grads, 1):
+        fast = fast - rate * g
+        if inner % every == 0:
+            slow = slow + share * (fast - slow)
+            fast = slow
+    return fast, slow

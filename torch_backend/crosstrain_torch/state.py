@@ -166,6 +166,8 @@ class TorchState(TrainState):
         if self.averages and average:
             params = [param.detach() for param in self.shards.here]
             optim.update_average(self._local_averages, params, average)
+            if self.average is not None and self.average.pulls:
+                optim.pull(self.shards.here, self._local_averages, set(self.shards.here) - set(self.learning.now))
 
     @contextlib.contextmanager
     def with_averages(self) -> Iterator[None]:

@@ -45,7 +45,7 @@ _SCHEDULES = (
     schedules.Triangular,
     schedules.WarmupStableDecay,
 )
-_OTHERS = (optim.Ema, optim.Swa, optim.ParamGroup, optim.LayerGroup, Experts)
+_OTHERS = (optim.Ema, optim.Lookahead, optim.Swa, optim.ParamGroup, optim.LayerGroup, Experts)
 _ALL = (*CONFIGS.values(), *_OPTIMIZERS, *_SCHEDULES, *_OTHERS)
 KNOWN: Mapping[str, type] = {known.__name__: known for known in _ALL}
 """Name -> class of everything that `rebuild` makes."""

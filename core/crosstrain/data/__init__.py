@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from crosstrain.data.files import npy, text, tokens
     from crosstrain.data.folders import ImageFolder, image_folder
     from crosstrain.data.idx_files import idx, mnist
-    from crosstrain.data.images import cutout, flip, normalise, random_crop
+    from crosstrain.data.images import alternating_flip, cutout, flip, normalise, random_crop, translate
     from crosstrain.data.mixing import cutmix, mixup
     from crosstrain.data.parquet_files import parquet
     from crosstrain.data.phases import Batches, Phase, PhasedLoader, progressive
     from crosstrain.data.records import array_record
     from crosstrain.data.resizing import resize
+    from crosstrain.data.viewing import Views, views
+    from crosstrain.data.whitening import whitening_filters
 
 _MODULES = {
     "cifar": ("cifar10",),
@@ -32,12 +34,14 @@ _MODULES = {
     "files": ("npy", "text", "tokens"),
     "folders": ("ImageFolder", "image_folder"),
     "idx_files": ("idx", "mnist"),
-    "images": ("cutout", "flip", "normalise", "random_crop"),
+    "images": ("alternating_flip", "cutout", "flip", "normalise", "random_crop", "translate"),
     "mixing": ("cutmix", "mixup"),
     "parquet_files": ("parquet",),
     "phases": ("Batches", "Phase", "PhasedLoader", "progressive"),
     "records": ("array_record",),
     "resizing": ("resize",),
+    "viewing": ("Views", "views"),
+    "whitening": ("whitening_filters",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -51,6 +55,8 @@ __all__ = [
     "Source",
     "Split",
     "Transform",
+    "Views",
+    "alternating_flip",
     "array_record",
     "cifar10",
     "colour_jitter",
@@ -75,6 +81,9 @@ __all__ = [
     "token_windows",
     "tokenise",
     "tokens",
+    "translate",
+    "views",
+    "whitening_filters",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Transforms of images that move, cover or rescale the pixels of one example: normalise, random crop, flip, cutout.
+"""Transforms of images that move, cover or rescale the pixels of one example: normalise, crop, translate, flip, cutout.
 
 Images are arrays of shape (B, H, W, C), integers or floating. Everything but `normalise` keeps the type.
 """
@@ -78,12 +78,7 @@ class _RandomCrop(ImageTransform):
         return "random_crop"
 
     def draw(self, images: Images, context: Context) -> Arrays:
-        height, width = images.shape[1:3]
-        if self.mode == "reflect" and self.padding >= min(height, width):
-            raise DataError(
-                f"padding must be less than the side of the images to reflect them, got padding={self.padding} "
-                f"for {height} x {width}. Use mode='zeros'."
-            )
+        _require_room(self.padding, self.mode, images)
         return {"offsets": (context.uniform(2) * (2 * self.padding + 1)).astype(np.int32)}
 
     def pixels(self, ops: Pixels, images: Any, drawn: Mapping[str, Any], others: Any) -> Any:
@@ -102,9 +97,64 @@ def random_crop(padding: int, *, mode: Padding = "reflect", field: str = "image"
         DataError: a padding that is no positive integer, or an unknown mode.
     """
     require_count("padding", padding, DataError)
+    _require_mode(mode)
+    return _RandomCrop(padding, mode, field)
+
+
+@dataclass(frozen=True, slots=True)
+class _Translate(ImageTransform):
+    offset: tuple[int, int]
+    mode: Padding
+    field: str
+
+    @property
+    def name(self) -> str:
+        return "translate"
+
+    @property
+    def padding(self) -> int:
+        return max(map(abs, self.offset))
+
+    def draw(self, images: Images, context: Context) -> Arrays:
+        _require_room(self.padding, self.mode, images)
+        offsets = np.array([self.padding - each for each in self.offset], dtype=np.int32)
+        return {"offsets": np.tile(offsets, (len(context.examples), 1))}
+
+    def pixels(self, ops: Pixels, images: Any, drawn: Mapping[str, Any], others: Any) -> Any:
+        return ops.window(images, drawn["offsets"], self.padding, self.mode)
+
+
+def translate(down: int, right: int, *, mode: Padding = "reflect", field: str = "image") -> Transform:
+    """Moves every image by the same whole pixels; no random numbers.
+
+    Args:
+        down: pixels; negative ones move it up.
+        right: pixels; negative ones move it to the left.
+        mode: what comes in at the border, see `random_crop`.
+        field: of the images.
+
+    Raises:
+        DataError: something that is no integer, or an unknown mode.
+    """
+    for name, value in (("down", down), ("right", right)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise DataError(f"{name} must be an integer, got {name}={value!r}.")
+    _require_mode(mode)
+    return _Translate((down, right), mode, field)
+
+
+def _require_mode(mode: str) -> None:
     if mode not in get_args(Padding):
         raise DataError(f"mode must be 'reflect' or 'zeros', got mode={mode!r}.")
-    return _RandomCrop(padding, mode, field)
+
+
+def _require_room(padding: int, mode: Padding, images: Images) -> None:
+    height, width = images.shape[1:3]
+    if mode == "reflect" and padding >= min(height, width):
+        raise DataError(
+            f"padding must be less than the side of the images to reflect them, got padding={padding} "
+            f"for {height} x {width}. Use mode='zeros'."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +181,31 @@ def flip(probability: float = 0.5, *, field: str = "image") -> Transform:
     """
     require_probability("probability", probability)
     return _Flip(probability, field)
+
+
+@dataclass(frozen=True, slots=True)
+class _AlternatingFlip(ImageTransform):
+    field: str
+
+    @property
+    def name(self) -> str:
+        return "alternating_flip"
+
+    def draw(self, images: Images, context: Context) -> Arrays:
+        mirrored_first = replace(context, epoch=0).uniform(1)[:, 0] < 0.5
+        return {"chosen": mirrored_first ^ (context.epoch % 2 == 1)}
+
+    def pixels(self, ops: Pixels, images: Any, drawn: Mapping[str, Any], others: Any) -> Any:
+        return ops.mirror(images, drawn["chosen"])
+
+
+def alternating_flip(*, field: str = "image") -> Transform:
+    """Mirrors an image left to right in every other epoch: a random half in even ones, the other half in odd ones.
+
+    Two epochs in a row show every example in both ways, where `flip` shows half of the examples twice alike.
+    Source: Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (airbench), section 3.6.
+    """
+    return _AlternatingFlip(field)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from crosstrain.optim.adafactor import Adafactor, adafactor
 from crosstrain.optim.adam import Adam, AdamW, adam, adamw
 from crosstrain.optim.adam_variants import NAdam, RAdam, nadam, radam
 from crosstrain.optim.adaptive import Adagrad, RmsProp, adagrad, rmsprop
-from crosstrain.optim.average import Averaging, Ema, Swa, ema, swa
+from crosstrain.optim.average import Averaging, Ema, Lookahead, Swa, ema, lookahead, swa
 from crosstrain.optim.base import Hyper, OptimizerSpec, ParamGroup, undecayed
 from crosstrain.optim.clipping import Clipping
 from crosstrain.optim.lamb import Lamb, lamb
@@ -31,6 +31,7 @@ __all__ = [
     "Lamb",
     "LayerGroup",
     "Lion",
+    "Lookahead",
     "Muon",
     "NAdam",
     "OptimizerSpec",
@@ -48,6 +49,7 @@ __all__ = [
     "ema",
     "lamb",
     "lion",
+    "lookahead",
     "muon",
     "nadam",
     "radam",

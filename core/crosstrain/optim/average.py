@@ -1,17 +1,24 @@
-"""Averages of the weights over training: exponential (EMA) and stochastic weight averaging (SWA).
+"""Averages of the weights over training: exponential (EMA), stochastic weight averaging (SWA), Lookahead.
 
-Both are one update after each optimizer step, a = a + w (p - a), with a weight `w` that core gives as data.
+All are one update after each optimizer step, a = a + w (p - a), with a weight `w` that core gives as data.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from crosstrain.errors import ConfigError
+from crosstrain.errors import ConfigError, require_count
 from crosstrain.optim.roles import require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Averaging:
-    """Base: an average that starts as the initial weights."""
+    """Base: an average that starts as the initial weights.
+
+    Attributes:
+        pulls: whether the weights become the average after a step with w > 0.
+    """
+
+    pulls: ClassVar[bool] = False
 
     def weight(self, step: int) -> float:
         """w after the 0-based optimizer step `step`: the share of the new weights."""
@@ -54,6 +61,29 @@ class Swa(Averaging):
         return 1.0 / (since // self.every + 1) if since >= 0 and since % self.every == 0 else 0.0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lookahead(Averaging):
+    """Every `every` steps the average goes a `share` of the way to the weights, and the weights go back to it: p = a.
+
+    w = share after steps every - 1, 2 every - 1, ... (0-based), else 0 (Zhang et al. 2019, algorithm 1). Moments stay
+    as they are, and so do parameters that a step leaves as they are. BatchNorm's running statistics are those of the
+    current weights, not of the average.
+    """
+
+    pulls: ClassVar[bool] = True
+    every: int
+    share: float
+
+    def __post_init__(self) -> None:
+        require_count("every", self.every)
+        if not 0.0 < self.share <= 1.0:
+            raise ConfigError(f"share must be in (0, 1], got share={self.share}.")
+
+    def weight(self, step: int) -> float:
+        """See the class."""
+        return self.share if (step + 1) % self.every == 0 else 0.0
+
+
 def ema(decay: float) -> Averaging:
     """See `Ema`.
 
@@ -70,3 +100,16 @@ def swa(start: int, *, every: int = 1) -> Averaging:
         ConfigError: a negative start, or less than one step between samples.
     """
     return Swa(start=start, every=every)
+
+
+def lookahead(*, every: int = 5, share: float = 0.5) -> Averaging:
+    """See `Lookahead`; the defaults are the paper's.
+
+    Args:
+        every: optimizer steps from one average to the next.
+        share: how far the average goes towards the weights.
+
+    Raises:
+        ConfigError: less than one step, or a share outside (0, 1].
+    """
+    return Lookahead(every=every, share=share)

@@ -4,17 +4,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from crosstrain.models.checks import require_floating, require_shape
 from crosstrain.models.resnet9 import ResNet9Config
 from crosstrain_jax.models.layers import BatchNorm
 
 
 class ConvBlock(nnx.Module):
-    """3x3 convolution, BatchNorm, ReLU; after the pooling, a residual pair where the layer has one."""
+    """Convolution, BatchNorm, ReLU; after the pooling, a residual pair where the layer has one."""
 
     def __init__(self, prefix: str, config: ResNet9Config, *, rngs: nnx.Rngs) -> None:
         fan_in, fan_out = config.convolutions[prefix]
-        self.conv = nnx.Conv(fan_in, fan_out, (3, 3), padding=((1, 1), (1, 1)), use_bias=False, rngs=rngs)
+        side, pad = config.side(prefix), config.side(prefix) // 2
+        self.conv = nnx.Conv(fan_in, fan_out, (side, side), padding=((pad, pad),) * 2, use_bias=False, rngs=rngs)
         self.norm = BatchNorm(fan_out, eps=config.norm_eps, momentum=config.norm_momentum)
         self.pool = prefix.startswith("layer") and "residual" not in prefix
         inner = [name for name in config.convolutions if name.startswith(f"{prefix}.residual")]
@@ -36,6 +36,10 @@ class ResNet9(nnx.Module):
 
     def __init__(self, config: ResNet9Config, *, rngs: nnx.Rngs) -> None:
         self.config = config
+        if config.whitening:
+            window, pads = (config.whitening,) * 2, (config.whitening_padding,) * 2
+            filters = config.whitened_channels
+            self.whiten = nnx.Conv(config.in_channels, filters, window, padding=pads, use_bias=False, rngs=rngs)
         self.prep = ConvBlock("prep", config, rngs=rngs)
         self.layer1 = ConvBlock("layer1", config, rngs=rngs)
         self.layer2 = ConvBlock("layer2", config, rngs=rngs)
@@ -45,7 +49,7 @@ class ResNet9(nnx.Module):
     def __call__(self, image: jax.Array) -> jax.Array:
         """Images (B, H, W, C) -> logits (B, num_classes)."""
         c = self.config
-        require_floating("image", image, jnp.issubdtype(image.dtype, jnp.floating))
-        require_shape("image", image, ("B", c.image_size, c.image_size, c.in_channels))
-        x = self.layer3(self.layer2(self.layer1(self.prep(image))))
+        c.check(image, jnp.issubdtype(image.dtype, jnp.floating))
+        x = self.whiten(image) if c.whitening else image
+        x = self.layer3(self.layer2(self.layer1(self.prep(x))))
         return self.head(x.max((1, 2))) * c.head_scale

@@ -4,7 +4,7 @@ A rule gives a direction; the step multiplies it by the rate. Rate and momentum 
 inside every trace, around the traced numbers. One file for each family of `crosstrain.optim`.
 """
 
-from crosstrain_jax.optim.average import update_average
+from crosstrain_jax.optim.average import pull, update_average
 from crosstrain_jax.optim.base import Grouped, Leaves
 from crosstrain_jax.optim.clipping import clip, global_norm
 from crosstrain_jax.optim.moments import Slot, slots, with_slots
@@ -17,6 +17,7 @@ __all__ = [
     "build",
     "clip",
     "global_norm",
+    "pull",
     "slots",
     "update_average",
     "with_slots",

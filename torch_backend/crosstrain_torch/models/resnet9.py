@@ -4,18 +4,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from crosstrain.models.checks import require_floating, require_shape
 from crosstrain.models.resnet9 import ResNet9Config
 from crosstrain_torch.models.layers import BatchNorm
 
 
 class ConvBlock(nn.Module):
-    """3x3 convolution, BatchNorm, ReLU; after the pooling, a residual pair where the layer has one."""
+    """Convolution, BatchNorm, ReLU; after the pooling, a residual pair where the layer has one."""
 
     def __init__(self, prefix: str, config: ResNet9Config) -> None:
         super().__init__()
         fan_in, fan_out = config.convolutions[prefix]
-        self.conv = nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=False)
+        side = config.side(prefix)
+        self.conv = nn.Conv2d(fan_in, fan_out, side, padding=side // 2, bias=False)
         self.norm = BatchNorm(fan_out, eps=config.norm_eps, momentum=config.norm_momentum)
         self.pool = prefix.startswith("layer") and "residual" not in prefix
         inner = [name for name in config.convolutions if name.startswith(f"{prefix}.residual")]
@@ -38,6 +38,8 @@ class ResNet9(nn.Module):
     def __init__(self, config: ResNet9Config) -> None:
         super().__init__()
         self.config = config
+        if config.whitening:
+            self.whiten = nn.Conv2d(config.in_channels, config.whitened_channels, config.whitening, bias=False)
         self.prep = ConvBlock("prep", config)
         self.layer1 = ConvBlock("layer1", config)
         self.layer2 = ConvBlock("layer2", config)
@@ -47,9 +49,10 @@ class ResNet9(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Images (B, H, W, C) -> logits (B, num_classes)."""
         c = self.config
-        require_floating("image", image, image.is_floating_point())
-        require_shape("image", image, ("B", c.image_size, c.image_size, c.in_channels))
+        c.check(image, image.is_floating_point())
         # A view: channels-last images are what torch calls the channels_last memory format.
         x = image.permute(0, 3, 1, 2)
+        if c.whitening:
+            x = self.whiten(F.pad(x, c.whitening_padding * 2))
         x = self.layer3(self.layer2(self.layer1(self.prep(x))))
         return self.head(x.amax((2, 3))) * c.head_scale

@@ -4,7 +4,7 @@ Where `torch.optim` has the definition, a rule configures it; where it has anoth
 a `torch.optim.Optimizer` over foreach operations. One file for each family of `crosstrain.optim`.
 """
 
-from crosstrain_torch.optim.average import update_average
+from crosstrain_torch.optim.average import pull, update_average
 from crosstrain_torch.optim.clipping import clip, global_norm
 from crosstrain_torch.optim.moments import set_counter, set_counters, slots
 from crosstrain_torch.optim.rules import RULES, build, set_hyper, start
@@ -14,6 +14,7 @@ __all__ = [
     "build",
     "clip",
     "global_norm",
+    "pull",
     "set_counter",
     "set_counters",
     "set_hyper",
