@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -116,7 +116,7 @@ def constrain(values: jax.Array, *axes: str | None) -> jax.Array:
     Without it the compiler may carry a parameter's layout into the activations, and move them back and forth.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not set(mesh.axis_names) >= set(_OUTER_TO_INNER):
+    if mesh.empty or mesh.manual_axes or not set(mesh.axis_names) >= set(_OUTER_TO_INNER):
         return values
     return jax.lax.with_sharding_constraint(values, P(*(ACTIVATIONS.get(axis) for axis in axes)))
 
@@ -149,6 +149,11 @@ class Shardings:
     params: tuple[NamedSharding, ...]
     used: tuple[NamedSharding, ...]
     tables: tuple[bool, ...]
+
+    def as_whole(self) -> "Shardings":
+        """The same for arrays that a device has gathered."""
+        whole = (self.whole,) * len(self.params)
+        return replace(self, params=whole, used=whole)
 
     def gather(self, params: Sequence[jax.Array], but: Collection[int] = ()) -> tuple[jax.Array, ...]:
         """Parameters as the model uses them, inside a compiled step, but for those in some places.

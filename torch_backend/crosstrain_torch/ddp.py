@@ -15,7 +15,9 @@ from torch.utils._pytree import tree_map
 from crosstrain.data.loader import WEIGHT
 from crosstrain.errors import LossError
 from crosstrain.loss import Loss
+from crosstrain.precision import Precision
 from crosstrain_torch.objective import Batch, Objective
+from crosstrain_torch.reduction import compress
 
 # torch 2.13 has a new name for it, and warns of the old one.
 _SYNC_BUFFERS = next(
@@ -48,6 +50,7 @@ class Replicas:
         make: gives an objective of a class.
         learning: the parameters that the steps update.
         frozen: those of further models, which the steps only read.
+        precision: gradients are added up in its `reduce_dtype`.
         device: of this process.
         group: of the processes.
     """
@@ -57,11 +60,12 @@ class Replicas:
         make: Callable[[type[Objective]], Objective],
         learning: Sequence[torch.Tensor],
         frozen: Iterable[nn.Parameter],
+        precision: Precision,
         device: torch.device,
         group: dist.ProcessGroup,
     ) -> None:
         self._make, self._learning, self._frozen = make, list(learning), list(frozen)
-        self._device, self._group = device, group
+        self._precision, self._device, self._group = precision, device, group
         self._plain = make(Objective)
         self._reaches_all: dict[frozenset[str], bool] = {}
         self._wrapped: dict[bool, DistributedDataParallel] = {}
@@ -120,7 +124,7 @@ class Replicas:
         for param in frozen:
             param.requires_grad_(False)
         try:
-            return DistributedDataParallel(
+            replicas = DistributedDataParallel(
                 self._plain if reaches_all else self._make(LossOnly),
                 device_ids=[self._device] if self._device.type == "cuda" else None,
                 process_group=self._group,
@@ -129,6 +133,8 @@ class Replicas:
                 init_sync=False,
                 **{_SYNC_BUFFERS: False},
             )
+            compress(replicas, self._precision, self._group)
+            return replicas
         finally:
             for param in frozen:
                 param.requires_grad_(True)

@@ -17,8 +17,9 @@ from crosstrain_torch import naming, optim
 from crosstrain_torch.host import copy_into, generators, lazily, set_generators, to_numpy
 from crosstrain_torch.models.layers import Dropout
 from crosstrain_torch.placing import place
+from crosstrain_torch.reduction import reduce_dtype, reduce_sum
 from crosstrain_torch.sharding import Mesh
-from crosstrain_torch.shards import Learning, Shards, local, reduce_sum, wrap
+from crosstrain_torch.shards import Learning, Shards, local, wrap
 from crosstrain_torch.stages import Holders
 
 
@@ -53,6 +54,7 @@ class TorchState(TrainState):
         super().__init__(optimizer, average, plan)
         self.gathered = place(model, plan, mesh, precision, device)
         self._model, self._device, self._mesh = model.train(), device, mesh
+        self._reduce_dtype = reduce_dtype(precision)
         self.sequence, self.stage = mesh.sequence, mesh.stage
         self.dropouts = [m for m in model.modules() if isinstance(m, Dropout) and m.rate]
         self.params = naming.parameters(model)
@@ -129,7 +131,7 @@ class TorchState(TrainState):
             if param.grad is not None and not param.is_meta
         ]
         if self._mesh.losses is not None:
-            reduce_sum((grad for gathered, grad in pairs if not gathered), self._mesh.losses)
+            reduce_sum((grad for gathered, grad in pairs if not gathered), self._mesh.losses, self._reduce_dtype)
         if self._mesh.sequence is not None:
             # FSDP has added up over the batch.
             reduce_sum((grad for gathered, grad in pairs if gathered), self._mesh.sequence.group)

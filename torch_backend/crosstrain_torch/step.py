@@ -182,7 +182,9 @@ class Gradient:
             world = self._runtime.mesh.world
             if self._runtime.uses_ddp and world is not None:
                 frozen = [param for other in models for param in other.parameters()]
-                cache[key] = ddp.Replicas(make, state.learning.now, frozen, self._runtime.device, world)
+                cache[key] = ddp.Replicas(
+                    make, state.learning.now, frozen, self._runtime.precision, self._runtime.device, world
+                )
             else:
                 cache[key] = make(Objective)
         return cache[key]

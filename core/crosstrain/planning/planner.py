@@ -5,7 +5,7 @@ from typing import Protocol
 
 from crosstrain import backends
 from crosstrain.mesh import MeshSpec
-from crosstrain.meshes import fit_mesh
+from crosstrain.meshes import fit_mesh, require_reducible
 from crosstrain.planning.chips import Topology
 from crosstrain.planning.job import Job
 from crosstrain.planning.report import Measured, Report
@@ -38,5 +38,6 @@ def plan(job: Job, topology: Topology, mesh: MeshSpec, backend: str) -> Report:
         DataError: see `Planner.measure`.
     """
     sizes = fit_mesh(mesh, topology.chips, backend, backends.load(backend)._mesh_axes)
+    require_reducible(job.precision, sizes)
     measured = backends.planner(backend).measure(job, topology, sizes)
     return Report(backend=backend, topology=topology, measured=measured)
