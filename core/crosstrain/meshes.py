@@ -34,13 +34,13 @@ class Meshes:
     sharding: ShardingRules
     _wide_integers: ClassVar[bool]
     _mesh_axes: ClassVar[tuple[str, ...]]
-    _batch_part: tuple[int, int]
+    _batch_part: tuple[tuple[int, ...], int]
     _augment: Augment
 
     @abstractmethod
     def _build_mesh(self) -> None:
         """Makes the native mesh from `mesh_sizes`; sets `_augment`, which runs transforms on placed batches,
-        and `_batch_part`: which part of a batch is ours, of how many."""
+        and `_batch_part`: which parts of a batch are ours, in ascending order, of how many."""
 
     @abstractmethod
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:

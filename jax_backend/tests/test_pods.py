@@ -35,3 +35,18 @@ def test_reduce_dtype_halves_what_gradients_send(facts: dict, mesh: str) -> None
     parameters = facts[f"{mesh}/None"]["parameters"]
     assert reduced("None") >= 4 * parameters
     assert reduced("bf16") <= reduced("None") - 2 * parameters + 64
+
+
+def test_meshes_lie_on_the_torus_and_processes_hold_parts_of_their_own(facts: dict) -> None:
+    assert len(facts["pods"]) == 8
+    assert all(pod["disjoint"] for pod in facts["pods"])
+    assert facts["pods"][0]["process 0"] == [0, 1, 16, 17]
+
+
+def test_slices_meet_along_data_and_then_along_pipeline_only(facts: dict) -> None:
+    assert not any(pod["slices share"] for pod in facts["pods"][5:])
+
+
+def test_a_step_over_two_slices_compiles_and_gathers_weights_inside_of_one(facts: dict) -> None:
+    assert {tuple(each["axes"]) for each in facts["across"]["collectives"]} == {("fsdp",)}
+    assert facts["across"]["notes"][-1].startswith("data crosses the network between slices")
