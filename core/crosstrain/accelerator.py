@@ -119,7 +119,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         # Before the mesh is built, for which processes of other meshes would wait for each other.
         self._meet({"backend": self.backend, **same, "debug": debug})
         self._build_mesh()
-        self._share_parts(self._batch_part[0])
+        self._share_parts(*self._batch_part)
 
     # What a training script calls.
 

@@ -40,7 +40,8 @@ class Collectives(abc.ABC):
     process_index: int
     process_count: int
     _array_type: type
-    _part_owners: list[int]  # for each part of a batch, in their order, the first process that loads it
+    _part_owners: list[int]  # for each set of parts of a batch, in their order, the first process that loads them
+    _part_order: np.ndarray  # where each part of a batch stands in what these processes load
 
     def gather(self, tree: Any) -> Any:
         """The rows of all processes, in their order, as NumPy arrays on every process.
@@ -83,8 +84,16 @@ class Collectives(abc.ABC):
         return trees.rebuild(values, kept)
 
     def _gather_parts(self, tree: Any) -> Any:
-        first = self._part_owners
-        return self._combine("gather", tree, lambda rows: rows[first], end_to_end, whole=("replicated", "sharded"))
+        first, order = self._part_owners, self._part_order
+
+        def in_order(received: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+            rows = end_to_end(received, shape)
+            if len(rows) % len(order):
+                return rows
+            parts = rows.reshape(len(order), len(rows) // len(order), *rows.shape[1:])
+            return parts[order].reshape(rows.shape)
+
+        return self._combine("gather", tree, lambda rows: rows[first], in_order, whole=("replicated", "sharded"))
 
     def reduce(self, tree: Any, reduction: Reduction = "sum") -> Any:
         """Elementwise over the processes. Floats are added in float64 in the order of the processes and rounded once.
@@ -208,7 +217,7 @@ class Collectives(abc.ABC):
         for i, leaf in spanning.items():
             # Read after the exchange has shown that every process does the same: reading may need all of them.
             read = self._read(leaf)
-            results[i] = np.atleast_1d(read) if join is end_to_end else read
+            results[i] = read if join is as_it_was else np.atleast_1d(read)
         return trees.rebuild(tree, (results[i] for i in range(len(found))))
 
     def _exchange(

@@ -1,11 +1,14 @@
 """`MeshSpec`: how many devices each mesh axis takes. What, never how: the engines build the mesh."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from crosstrain.errors import ConfigError
 
 AXES = ("data", "fsdp", "tensor", "context", "expert", "pipeline")
+SLICE_AXES = ("data", "pipeline", "fsdp")
+"""Those that may cross the slow network between slices, the one that minds it least first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,3 +76,26 @@ class MeshSpec:
 
     def _sizes(self) -> dict[str, int]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def over_slices(sizes: Mapping[str, int], slices: int) -> dict[str, int]:
+    """Over how many slices each axis of `SLICE_AXES` extends: `data` as far as it goes, then the next one.
+
+    Args:
+        sizes: of every axis.
+        slices: groups of devices with fast links inside, and a slow network between them.
+
+    Raises:
+        ConfigError: the slices do not divide these axes.
+    """
+    found, left = {}, slices
+    for axis in SLICE_AXES:
+        found[axis] = math.gcd(sizes[axis], left)
+        left //= found[axis]
+    if left > 1:
+        given = ", ".join(f"{axis}={sizes[axis]}" for axis in SLICE_AXES)
+        raise ConfigError(
+            f"{', '.join(SLICE_AXES)} must share the {slices} slices among them, got {given}. Use a multiple of "
+            f"{slices} for data: its exchanges, once a step, are what the network between slices can bear."
+        )
+    return found

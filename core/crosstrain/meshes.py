@@ -2,6 +2,7 @@
 
 # mypy: disable-error-code="empty-body"
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +13,9 @@ from crosstrain.errors import ConfigError
 from crosstrain.mesh import MeshSpec
 from crosstrain.precision import Precision
 from crosstrain.sharding import BATCH_AXES, PIPELINE_AXIS, SEQUENCE_AXIS, ShardingRules
+
+REDUCED_AXES = ("data", "fsdp")
+"""Those over which `Precision.reduce_dtype` says how gradients are added up."""
 
 
 class Meshes:
@@ -30,13 +34,13 @@ class Meshes:
     sharding: ShardingRules
     _wide_integers: ClassVar[bool]
     _mesh_axes: ClassVar[tuple[str, ...]]
-    _batch_part: tuple[int, int]
+    _batch_part: tuple[tuple[int, ...], int]
     _augment: Augment
 
     @abstractmethod
     def _build_mesh(self) -> None:
         """Makes the native mesh from `mesh_sizes`; sets `_augment`, which runs transforms on placed batches,
-        and `_batch_part`: which part of a batch is ours, of how many."""
+        and `_batch_part`: which parts of a batch are ours, in ascending order, of how many."""
 
     @abstractmethod
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -55,7 +59,9 @@ class Meshes:
         )
 
     def _fit_mesh(self, mesh: MeshSpec) -> dict[str, int]:
-        return fit_mesh(mesh, self.device_count, self.backend, self._mesh_axes)
+        sizes = fit_mesh(mesh, self.device_count, self.backend, self._mesh_axes)
+        require_reducible(self.precision, sizes)
+        return sizes
 
 
 def fit_mesh(mesh: MeshSpec, device_count: int, backend: str, axes: tuple[str, ...]) -> dict[str, int]:
@@ -77,3 +83,17 @@ def fit_mesh(mesh: MeshSpec, device_count: int, backend: str, axes: tuple[str, .
             "either of them."
         )
     return sizes
+
+
+def require_reducible(precision: Precision, sizes: Mapping[str, int]) -> None:
+    """Refuses a mesh over which `Precision.reduce_dtype` has no meaning.
+
+    Raises:
+        ConfigError: names the axes that are in the way.
+    """
+    others = [f"{axis}={size}" for axis, size in sizes.items() if size > 1 and axis not in REDUCED_AXES]
+    if precision.reduces_narrowly and others:
+        raise ConfigError(
+            f"mesh axes other than {', '.join(REDUCED_AXES)} must be 1 with reduce_dtype={precision.reduce_dtype!r} "
+            f"in this version, got {', '.join(others)}. Use reduce_dtype=None."
+        )

@@ -7,6 +7,7 @@ from crosstrain.errors import ConfigError
 
 FloatDtype = Literal["float64", "float32", "bfloat16"]
 Casting = Literal["cast", "autocast"]
+ReduceDtype = Literal["bfloat16", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,16 +21,20 @@ class Precision:
     Args:
         param_dtype: type of the weights, the moments and the update.
         compute_dtype: type of matrix products and activations.
+        reduce_dtype: type in which gradients are added up over `data` and `fsdp`: `bfloat16` (or `bf16`) sends half of
+            what float32 does. None adds in the type that gradients have. Axes besides these two have to be 1.
         casting: `cast` is the definition that both engines share. `autocast` leaves the choice per operation to
             `torch.autocast`; only the torch engine has it, and its list of operations differs by device.
 
     Raises:
-        ConfigError: an unknown type or casting, or a compute type wider than the weights.
+        ConfigError: an unknown type or casting, a compute type wider than the weights, or a `reduce_dtype` other than
+            bfloat16.
     """
 
     param_dtype: FloatDtype = "float32"
     compute_dtype: FloatDtype = "float32"
     casting: Casting = "cast"
+    reduce_dtype: ReduceDtype | None = None
 
     def __post_init__(self) -> None:
         for field in ("param_dtype", "compute_dtype"):
@@ -39,6 +44,8 @@ class Precision:
                 )
         if self.casting not in get_args(Casting):
             raise ConfigError(f"casting must be 'cast' or 'autocast', got casting={self.casting!r}.")
+        if self.reduce_dtype not in (None, *get_args(ReduceDtype)):
+            raise ConfigError(f"reduce_dtype must be 'bfloat16' or None, got reduce_dtype={self.reduce_dtype!r}.")
         order = get_args(FloatDtype)
         if order.index(self.compute_dtype) < order.index(self.param_dtype):
             raise ConfigError(
@@ -60,6 +67,11 @@ class Precision:
                 f"precision must be one of {', '.join(PRESETS)} or a Precision, got precision={precision!r}."
             )
         return PRESETS[precision]
+
+    @property
+    def reduces_narrowly(self) -> bool:
+        """Whether gradients are added up in bfloat16, which is not their own type."""
+        return self.reduce_dtype is not None and self.param_dtype != "bfloat16"
 
     @property
     def loss_dtype(self) -> Literal["float64", "float32"]:

@@ -146,10 +146,21 @@ class Processes(Collectives):
                 said = ", ".join(f"{name}={value} on process {index}" for index, value in enumerate(values))
                 raise ConfigError(f"{name} must be the same on every process, got {said}.")
 
-    def _share_parts(self, part: int) -> None:
-        """Tells the others which part of a batch this process loads."""
-        loaded = self._objects(Call("Accelerator"), part)
-        self._part_owners = [loaded.index(each) for each in sorted(set(loaded))]
+    def _share_parts(self, parts: tuple[int, ...], count: int) -> None:
+        """Tells the others which parts of a batch, of how many, this process loads.
+
+        Raises:
+            ConfigError: processes that load some of the same parts, but not all.
+        """
+        loaded = self._objects(Call("Accelerator"), parts)
+        distinct = sorted(set(loaded))
+        if sum(map(len, distinct)) != count:
+            raise ConfigError(
+                f"processes must load the same parts of a batch or wholly other ones, got {loaded} of {count}. "
+                "Use sizes of the mesh that the devices of a process divide or multiply."
+            )
+        self._part_owners = [loaded.index(each) for each in distinct]
+        self._part_order = np.argsort(np.concatenate(distinct))
 
     @contextlib.contextmanager
     def _first(self, first: bool, operation: str) -> Iterator[None]:

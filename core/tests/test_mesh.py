@@ -3,7 +3,7 @@
 import pytest
 
 import crosstrain as ct
-from crosstrain.mesh import AXES
+from crosstrain.mesh import AXES, over_slices
 
 ONES = dict.fromkeys(AXES, 1)
 
@@ -50,3 +50,22 @@ def test_a_mesh_that_does_not_fit_is_refused_with_a_fix(make, named, fix):
 )
 def test_describe_names_the_axes_that_matter(spec, text):
     assert spec.describe() == text
+
+
+@pytest.mark.parametrize(
+    ("axes", "slices", "expected"),
+    [
+        ({"data": 8}, 1, (1, 1, 1)),
+        ({"data": 8, "fsdp": 4}, 4, (4, 1, 1)),
+        ({"data": 2, "fsdp": 4, "pipeline": 2}, 8, (2, 2, 2)),
+        ({"data": 1, "fsdp": 6, "tensor": 4}, 2, (1, 1, 2)),
+    ],
+)
+def test_data_crosses_slices_first(axes, slices, expected):
+    found = over_slices(ONES | axes, slices)
+    assert (found["data"], found["pipeline"], found["fsdp"]) == expected
+
+
+def test_axes_that_talk_most_do_not_cross_slices():
+    with pytest.raises(ct.ConfigError, match="share the 2 slices among them, got data=1, pipeline=1, fsdp=1"):
+        over_slices(ONES | {"tensor": 8}, 2)

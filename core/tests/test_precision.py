@@ -3,6 +3,7 @@
 import pytest
 
 import crosstrain as ct
+from crosstrain.meshes import require_reducible
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,7 @@ def test_losses_are_float32_where_weights_are_bfloat16():
         (lambda: ct.Precision(param_dtype="float16"), "param_dtype='float16'"),
         (lambda: ct.Precision(compute_dtype="int8"), "compute_dtype='int8'"),
         (lambda: ct.Precision(casting="maybe"), "casting='maybe'"),
+        (lambda: ct.Precision(reduce_dtype="float16"), "reduce_dtype='float16'"),
         (lambda: ct.Precision(compute_dtype="float64"), "Make param_dtype 'float64'"),
         (lambda: ct.Precision(param_dtype="bfloat16"), "Make param_dtype 'float32'"),
     ],
@@ -48,3 +50,11 @@ def test_a_precision_that_cannot_be_is_refused(make, named):
 def test_an_unknown_preset_lists_the_presets():
     with pytest.raises(ct.ConfigError, match="fp64, fp32, bf16, bf16-autocast"):
         ct.Precision.parse("half")
+
+
+def test_reduce_dtype_is_for_data_and_fsdp():
+    precision = ct.Precision(reduce_dtype="bf16")
+    require_reducible(precision, ct.MeshSpec(fsdp=2).resolve(4))
+    require_reducible(ct.Precision(), ct.MeshSpec(tensor=2).resolve(4))
+    with pytest.raises(ct.ConfigError, match="mesh axes other than data, fsdp must be 1 with reduce_dtype='bf16'"):
+        require_reducible(precision, ct.MeshSpec(tensor=2).resolve(4))

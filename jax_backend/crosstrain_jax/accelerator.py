@@ -123,7 +123,8 @@ class JaxAccelerator(Accelerator):
 
     def _build_mesh(self) -> None:
         self.mesh = sharding.build_mesh(self._devices, self.mesh_sizes)
-        self._batch_part = sharding.batch_part(self.mesh)
+        held, parts = sharding.batch_parts(self.mesh)
+        self._batch_part = held[self.process_index], parts
         self._runtime = objective.Runtime(self.precision, self.mesh, self.seed)
         self._augment = Augment(self.mesh, self.precision)
 

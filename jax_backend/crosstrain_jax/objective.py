@@ -16,12 +16,13 @@ from crosstrain.objective import BALANCE, read_outputs
 from crosstrain.precision import Precision
 from crosstrain.random import StepRandom, seed_key, threefry2x32
 from crosstrain.step import LossFn, Remat
+from crosstrain_jax import reduction
 from crosstrain_jax.layout import Layout, Leaves, bind_random
 from crosstrain_jax.models.blocks import bind
 from crosstrain_jax.ops import JaxOps
 from crosstrain_jax.precision import casts, compute_batch, compute_params, forward_scope, needs_x64, scope
 from crosstrain_jax.remat import rematerialised
-from crosstrain_jax.sharding import is_pipelined, replicated
+from crosstrain_jax.sharding import Shardings, is_pipelined, replicated
 from crosstrain_jax.state import JaxState
 
 Batch = dict[str, jax.Array]
@@ -90,18 +91,23 @@ class Program:
         batch: Batch,
         random: StepRandom | None,
         others: tuple[Arrays, ...],
+        *,
+        whole: bool = False,
     ) -> tuple[Any, Leaves]:
-        """What the loss function returns, and the buffers it left behind. `random` is None in evaluation."""
+        """What the loss function returns, and the buffers it left behind. `random` is None in evaluation.
+
+        `whole` for arrays that a device has gathered, to run the model on its examples.
+        """
         precision = self.runtime.precision
         train = random is not None
         cast = compute_params if casts(precision) else lambda leaves, _: leaves
         held = cast(self.layout.hold(params), precision)
-        lists, shardings = self.layout.stacked if self.stacked else {}, self.layout.shardings
+        lists, shardings = self.layout.stacked if self.stacked else {}, _shardings(self.layout, whole)
         gathered = shardings.gather(held, [place for places in lists.values() for place in places.all])
         model = self.layout.merge(gathered, buffers, train=train)
         bind(model, shardings, lists)
         models = [
-            layout.merge(layout.shardings.gather(cast(arrays[0], precision)), arrays[1], train=train)
+            layout.merge(_shardings(layout, whole).gather(cast(arrays[0], precision)), arrays[1], train=train)
             for layout, arrays in zip(self.others, others, strict=True)
         ]
         for each in (model, *models):
@@ -111,7 +117,8 @@ class Program:
         if casts(precision):
             batch = compute_batch(batch, precision)
         remat = rematerialised(model, self.remat if train else "none")
-        with remat, forward_scope(precision), jax.sharding.use_abstract_mesh(self.runtime.mesh.abstract_mesh):
+        mesh = jax.sharding.get_abstract_mesh() if whole else self.runtime.mesh.abstract_mesh
+        with remat, forward_scope(precision), jax.sharding.use_abstract_mesh(mesh):
             result = self.loss_fn(model, batch, JaxOps(batch.get(WEIGHT)), *models)
         bind_random(model, None)
         bind_balances(model, None)
@@ -145,13 +152,33 @@ class Program:
         if is_pipelined(self.runtime.mesh):
             return self._pipelined(params, buffers, count, batch, others, steps)
 
+        rows = jnp.arange(examples(batch), dtype=jnp.uint32)
+        if reduction.applies(self.runtime.precision, self.runtime.mesh):
+            return self._reduced(params, buffers, count, batch, rows, others, steps)
+        grads, buffers, table = self._local(params, buffers, count, batch, rows, others, steps)
+        if steps > 1:
+            grads = jax.tree.map(lambda grad: grad / table[0, 1].astype(grad.dtype), grads)
+        return grads, buffers, table
+
+    def _local(
+        self,
+        params: Leaves,
+        buffers: Leaves,
+        count: jax.Array,
+        batch: Batch,
+        rows: jax.Array,
+        others: tuple[Arrays, ...],
+        steps: int,
+        whole: bool = False,
+    ) -> tuple[Leaves, Leaves, jax.Array]:
+        """Gradients, of the sum for several micro-batches and in a part of the batch; new buffers, and the table."""
+
         def objective(params: Leaves, buffers: Leaves, batch: Batch, rows: jax.Array) -> Any:
             random = self.runtime.step_random(count, rows)
-            result, buffers = self.forward(params, buffers, batch, random, others)
+            result, buffers = self.forward(params, buffers, batch, random, others, whole=whole)
             loss, table = self.table(result, batch)
-            return (loss.sum / loss.weight if steps == 1 else loss.sum), (buffers, table)
+            return (loss.sum / loss.weight if steps == 1 and not whole else loss.sum), (buffers, table)
 
-        rows = jnp.arange(examples(batch), dtype=jnp.uint32)
         differentiate = jax.grad(objective, has_aux=True)
         if steps == 1:
             grads, (buffers, table) = differentiate(params, buffers, batch, rows)
@@ -167,7 +194,29 @@ class Program:
         _, (_, shape) = jax.eval_shape(objective, params, buffers, *first)
         start = (jax.tree.map(jnp.zeros_like, params), buffers, jnp.zeros(shape.shape, shape.dtype))
         (grads, buffers, table), _ = jax.lax.scan(add, start, micro)
-        return jax.tree.map(lambda grad: grad / table[0, 1].astype(grad.dtype), grads), buffers, table
+        return grads, buffers, table
+
+    def _reduced(
+        self,
+        params: Leaves,
+        buffers: Leaves,
+        count: jax.Array,
+        batch: Batch,
+        rows: jax.Array,
+        others: tuple[Arrays, ...],
+        steps: int,
+    ) -> tuple[Leaves, Leaves, jax.Array]:
+        """As `gradients`, added up over the devices in `Precision.reduce_dtype`, once for all micro-batches."""
+        layouts = (self.layout, *self.others)
+        reduction.require_no_buffers(layouts)
+
+        def sums(params: Leaves, count: Any, batch: Batch, rows: Any, others: Any) -> tuple[Leaves, jax.Array]:
+            grads, _, table = self._local(params, (), count, batch, rows, others, steps, whole=True)
+            return grads, table
+
+        whole = reduction.reduced(sums, layouts, self.runtime.precision, self.runtime.mesh)
+        grads, table = whole(params, count, batch, rows, others)
+        return grads, buffers, table
 
     def _pipelined(
         self, params: Leaves, buffers: Leaves, count: jax.Array, batch: Batch, others: tuple[Arrays, ...], steps: int
@@ -199,6 +248,10 @@ class Program:
         # JAX keeps the copy that the first read makes, so the tables of several steps are copied once.
         fetch = np.asarray if step is None else lambda tables: np.asarray(tables)[step]
         return Metrics(self.names + extra, table, fetch, known)
+
+
+def _shardings(layout: Layout, whole: bool) -> Shardings:
+    return layout.shardings.as_whole() if whole else layout.shardings
 
 
 def _not_compiled(*_: Any) -> Any:

@@ -104,7 +104,9 @@ class JaxPlanner:
                 raise
             return _refused(str(error), plan, flops, time.perf_counter() - start)
         found = exchanges(compiled.as_text(), dict(native.shape))
-        return _measured(compiled, found, plan, flops, time.perf_counter() - start)
+        notes = [] if found.complete else ["a loop does not say how often it runs, its collectives count once"]
+        notes += ["transfers between slices are not in the table"] if topology.slices > 1 else []
+        return _measured(compiled, found, plan, flops, time.perf_counter() - start, notes)
 
 
 def planner() -> JaxPlanner:
@@ -124,10 +126,14 @@ def _shape(leaf: Any, sharding: NamedSharding, dtype: Any = None) -> jax.ShapeDt
 
 
 def _measured(
-    compiled: jax.stages.Compiled, found: Exchanges, plan: ShardingPlan, flops: float, compile_s: float
+    compiled: jax.stages.Compiled,
+    found: Exchanges,
+    plan: ShardingPlan,
+    flops: float,
+    compile_s: float,
+    notes: list[str],
 ) -> Measured:
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
-    notes = [] if found.complete else ["a loop does not say how often it runs, its collectives count once"]
     return Measured(
         plan=plan,
         memory=Memory(
@@ -171,11 +177,14 @@ def _devices(topology: Topology) -> list[jax.Device]:
     from jax.experimental import topologies
 
     try:
-        devices = list(topologies.get_topology_desc(topology_name=topology.name, platform="tpu").devices)
+        described = topologies.get_topology_desc(
+            topology_name=topology.name, platform="tpu", num_slices=topology.slices
+        )
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(
             f"topology must be one that libtpu knows, got topology={topology.name!r}: {str(error).splitlines()[0]}."
         ) from error
+    devices = list(described.devices)
     if len(devices) != topology.chips:
         raise ConfigError(
             f"topology must have one device per chip, got {len(devices)} devices for the {topology.chips} chips of "

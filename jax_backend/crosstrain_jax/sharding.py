@@ -3,16 +3,18 @@
 import functools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from crosstrain.errors import ConfigError
+from crosstrain.mesh import over_slices
 from crosstrain.sharding import (
     ACTIVATIONS,
     BATCH_AXES,
@@ -44,9 +46,25 @@ def choose_devices(platform: str | None) -> list[jax.Device]:
 
 
 def build_mesh(devices: list[jax.Device], sizes: Mapping[str, int]) -> Mesh:
-    """The mesh with every axis of `MeshSpec`, most of size 1; the compiler chooses shardings inside the step."""
+    """The mesh with every axis of `MeshSpec`, most of size 1; the compiler chooses shardings inside the step.
+
+    Several slices of TPUs are joined along the axes that `over_slices` says.
+
+    Raises:
+        ConfigError: axes that the slices do not divide.
+    """
     shape = tuple(sizes[axis] for axis in _OUTER_TO_INNER)
-    return jax.make_mesh(shape, _OUTER_TO_INNER, axis_types=(AxisType.Auto,) * len(shape), devices=devices)
+    on_tpu = devices[0].platform == "tpu"  # elsewhere devices are in the order of their hosts, which is enough
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if on_tpu else 1
+    if slices == 1:
+        # An axis may lie along several dimensions of the torus, and share one with others.
+        arranged = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    else:
+        outer = over_slices(sizes, slices)
+        between = tuple(outer.get(axis, 1) for axis in _OUTER_TO_INNER)
+        within = tuple(size // count for size, count in zip(shape, between, strict=True))
+        arranged = mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
+    return Mesh(arranged, _OUTER_TO_INNER, axis_types=(AxisType.Auto,) * len(shape))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -70,38 +88,39 @@ def batch_devices(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def batch_part(mesh: Mesh) -> tuple[int, int]:
-    """Which contiguous part of every batch this process's devices hold, of how many.
+def batch_parts(mesh: Mesh) -> tuple[dict[int, tuple[int, ...]], int]:
+    """Which parts of every batch the devices of each process hold, in ascending order, and how many there are.
 
-    Raises:
-        ConfigError: its devices hold parts that are not neighbours.
+    As few as they can be: one for each process where all hold neighbours.
     """
     count = batch_devices(mesh)
-    slices = batch_sharding(mesh).addressable_devices_indices_map((count,)).values()
-    mine = sorted({part[0].indices(count)[0] for part in slices if part is not None})
-    if mine != list(range(mine[0], mine[0] + len(mine))) or count % len(mine) or mine[0] % len(mine):
-        raise ConfigError(
-            f"a process's devices must hold neighbouring parts of the batch, got parts {mine} of {count} for the mesh "
-            f"{dict(mesh.shape)}. Use sizes that the devices of a process divide or multiply."
-        )
-    return mine[0] // len(mine), count // len(mine)
+    held: dict[int, set[int]] = {}
+    for device, index in batch_sharding(mesh).devices_indices_map((count,)).items():
+        held.setdefault(device.process_index, set()).add(index[0].indices(count)[0])
+    mine = {process: tuple(sorted(parts)) for process, parts in held.items()}
+    size = min(map(len, mine.values()))
+    if all(len(p) == size and p[0] % size == 0 and p[-1] - p[0] == size - 1 for p in mine.values()):
+        return {process: (parts[0] // size,) for process, parts in mine.items()}, count // size
+    return mine, count
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, part: tuple[int, int]) -> dict[str, jax.Array]:
-    """This process's part of a global batch, such as `batch_part` says, on its devices."""
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, part: tuple[tuple[int, ...], int]) -> dict[str, jax.Array]:
+    """This process's part of a global batch, such as `batch_parts` says, on its devices."""
     shardings = {name: batch_sharding(mesh, values.ndim) for name, values in batch.items()}
     if jax.process_count() == 1:
         return jax.device_put(dict(batch), shardings)
-    return {name: _place_part(values, shardings[name], part) for name, values in batch.items()}
+    return {name: _place_part(values, shardings[name], *part) for name, values in batch.items()}
 
 
-def _place_part(values: np.ndarray, sharding: NamedSharding, part: tuple[int, int]) -> jax.Array:
+def _place_part(values: np.ndarray, sharding: NamedSharding, parts: tuple[int, ...], count: int) -> jax.Array:
     """Rows that this process has, and all of their columns; each of its devices takes what it is to hold."""
-    start, shape = part[0] * len(values), (part[1] * len(values), *values.shape[1:])
+    size = len(values) // len(parts)
+    shape = (count * size, *values.shape[1:])
 
     def local(index: tuple[slice, ...]) -> np.ndarray:
         low, high, _ = index[0].indices(shape[0])
-        return values[low - start : high - start, *index[1:]]
+        start = parts.index(low // size) * size + low % size
+        return values[start : start + high - low, *index[1:]]
 
     return jax.make_array_from_callback(shape, sharding, local)
 
@@ -137,7 +156,7 @@ def constrain(values: jax.Array, *axes: str | None) -> jax.Array:
     Without it the compiler may carry a parameter's layout into the activations, and move them back and forth.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not set(mesh.axis_names) >= set(_OUTER_TO_INNER):
+    if mesh.empty or mesh.manual_axes or not set(mesh.axis_names) >= set(_OUTER_TO_INNER):
         return values
     return jax.lax.with_sharding_constraint(values, P(*(ACTIVATIONS.get(axis) for axis in axes)))
 
@@ -170,6 +189,11 @@ class Shardings:
     params: tuple[NamedSharding, ...]
     used: tuple[NamedSharding, ...]
     tables: tuple[bool, ...]
+
+    def as_whole(self) -> "Shardings":
+        """The same for arrays that a device has gathered."""
+        whole = (self.whole,) * len(self.params)
+        return replace(self, params=whole, used=whole)
 
     def gather(self, params: Sequence[jax.Array], but: Collection[int] = ()) -> tuple[jax.Array, ...]:
         """Parameters as the model uses them, inside a compiled step, but for those in some places.

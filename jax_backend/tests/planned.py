@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import math
+import re
 from typing import Any
 
 import jax
@@ -95,5 +97,18 @@ def same_program() -> bool:
     return trained.lower().as_text() == abstract.lower().as_text()
 
 
+def summed_by_type(reduce_dtype: str | None) -> dict[str, int]:
+    """Numbers that the sums over devices are written for, by type, before XLA: its CPU compiler widens bfloat16."""
+    mesh = build_mesh(_devices(Topology.parse("cpu:8")), MESHES["data"].resolve(8))
+    here = job(precision=ct.Precision(reduce_dtype=reduce_dtype))
+    text = trace_step(here, mesh, MESHES["data"].resolve(8))[0].lower().as_text()
+    found: dict[str, int] = {}
+    sums = r"stablehlo\.all_reduce.*?\}\) : \(.*?\) -> tensor<((?:\d+x)*)(\w+)>"
+    for shape, kind in re.findall(sums, text, re.DOTALL):
+        found[kind] = found.get(kind, 0) + math.prod(int(size) for size in shape.split("x") if size)
+    return found
+
+
 if __name__ == "__main__":
-    print(json.dumps({"known": known(), "planned": planned(), "same program": same_program()}))
+    results = {"known": known(), "planned": planned(), "same program": same_program()}
+    print(json.dumps(results | {"narrow": summed_by_type("bf16"), "plain": summed_by_type(None)}))

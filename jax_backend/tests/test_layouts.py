@@ -80,3 +80,13 @@ def test_one_compilation_for_all_batches_epochs_seeds_rates_and_calls_of_fit(run
 def test_what_only_several_devices_make_wrong_is_refused(runs: dict, layout: str, devices: int) -> None:
     for results in runs[layout]:
         refusals.check(results, devices)
+
+
+def test_a_process_may_hold_parts_of_a_batch_that_are_no_neighbours(runs: dict) -> None:
+    """Losses, predictions and what is gathered are in the order of the global batch."""
+    alone = case(runs["one device"][0], "mlp")
+    for index, results in enumerate(runs["two processes"]):
+        assert results["apart/starts"].tolist() == [4 * index, 8 + 4 * index]
+        assert results["apart/gathered"].tolist() == results["apart/labels"].tolist()
+        found = {name: results[name.replace("mlp/", "apart/")] for name in alone}
+        assert layouts.worst(found, alone) <= BOUND

@@ -110,3 +110,9 @@ def test_flops_are_those_of_the_formula(facts: dict) -> None:
     forward = 2 * TOKENS * matrices + LAYERS * 4 * TOKENS * 16 * DIM
     for step in (facts["planned"][name] for name in ("fsdp", "data", "tensor")):
         assert math.isclose(step["flops"], 3 * forward / DEVICES)
+
+
+def test_with_reduce_dtype_gradients_are_written_as_sums_of_bfloat16(facts: dict) -> None:
+    """One sum for every gradient, and one for losses and weights; without it the compiler writes them itself."""
+    assert facts["narrow"] == {"bf16": facts["planned"]["data"]["parameters"], "f32": 2}
+    assert facts["plain"] == {}

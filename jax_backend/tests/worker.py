@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from parity_tests import layouts, refusals
 
 import crosstrain as ct
+from crosstrain_jax import sharding
 
 
 def facts() -> dict[str, np.ndarray]:
@@ -63,11 +65,33 @@ def augmented_alike(accelerator: ct.Accelerator) -> bool:
     return all(np.array_equal(one, other) for one, other in pairs)
 
 
+def apart() -> dict[str, np.ndarray]:
+    """Training where each process's devices hold rows of a batch that are no neighbours, as on a torus of TPUs."""
+
+    def taking_turns(platform: str | None) -> list[jax.Device]:
+        hosts = [[d for d in jax.devices(platform) if d.process_index == index] for index in range(2)]
+        return [device for pair in zip(*hosts, strict=True) for device in pair]
+
+    with patch.object(sharding, "choose_devices", taking_turns):
+        results = layouts.train("jax", "mlp")
+        accelerator = ct.Accelerator("jax")
+    batch = next(iter(accelerator.loader(layouts.data_of("mlp"), batch_size=16, shuffle=True)))
+    shards = sorted(batch["label"].addressable_shards, key=lambda shard: shard.index[0].start)
+    own = np.concatenate([shard.data for shard in shards])
+    return results | {
+        "starts": np.array([shard.index[0].start for shard in shards]),
+        "gathered": accelerator.gather_for_metrics({"label": own}, batch)["label"],
+        "labels": accelerator.gather(batch["label"]),
+    }
+
+
 def main(folder: str, devices: int, processes: int, index: int, port: int) -> None:
     jax.config.update("jax_num_cpu_devices", devices)
     if processes > 1:
         jax.distributed.initialize(f"127.0.0.1:{port}", processes, index)
     results = layouts.run_all("jax") | {f"facts/{name}": values for name, values in facts().items()}
+    if processes > 1:
+        results |= {f"apart/{name}": values for name, values in apart().items()}
     results |= refusals.collect("jax")
     ct.Accelerator("jax").wait_for_everyone()
     layouts.leave(Path(folder), index, results)

@@ -25,6 +25,7 @@ WITHOUT_TWIN = {
     "defaults.py",  # JAX's defaults that differ from torch's, for diagnosis
     "models/blocks.py",  # blocks as one stack of arrays, which a loop or a pipeline runs; torch runs them one by one
     # XLA splits arrays by itself: on torch FSDP2, tensor-parallel layers, experts and local parts are pieces.
+    "ddp.py",
     "experts.py",
     "fsdp.py",
     "placing.py",

@@ -120,7 +120,8 @@ class TorchAccelerator(Accelerator):
 
     def _build_mesh(self) -> None:
         self.mesh = sharding.build_mesh(self.mesh_sizes, self._group, self.device)
-        self._batch_part = self.mesh.batch_part
+        index, parts = self.mesh.batch_part
+        self._batch_part = (index,), parts
         self._runtime = step.Runtime(self.precision, self.device, self.mesh, self.seed)
         self._augment = Augment()
 

@@ -12,6 +12,7 @@ from crosstrain.precision import Precision
 from crosstrain.sharding import ShardingPlan
 from crosstrain_torch import naming
 from crosstrain_torch.precision import DTYPES, casts
+from crosstrain_torch.reduction import reduce_dtype
 from crosstrain_torch.sharding import Mesh
 
 _AXIS = "fsdp"
@@ -105,11 +106,13 @@ def _count_uses(module: nn.Module) -> dict[nn.Parameter, int]:
 
 
 def _policy(unit: nn.Module, precision: Precision) -> MixedPrecisionPolicy:
-    """torch's own BatchNorm keeps the type of its parameters; gradients are added in that of the weights."""
+    """torch's own BatchNorm keeps the type of its parameters; gradients are added in that of the weights, or
+    in `reduce_dtype`."""
+    narrow = reduce_dtype(precision)
     if not casts(precision) or isinstance(unit, _BatchNorm):
-        return MixedPrecisionPolicy(cast_forward_inputs=False)
+        return MixedPrecisionPolicy(reduce_dtype=narrow, cast_forward_inputs=False)
     return MixedPrecisionPolicy(
         param_dtype=DTYPES[precision.compute_dtype],
-        reduce_dtype=DTYPES[precision.param_dtype],
+        reduce_dtype=narrow or DTYPES[precision.param_dtype],
         cast_forward_inputs=False,
     )

@@ -19,6 +19,7 @@ from crosstrain_torch import models, naming
 from crosstrain_torch.objective import Objective
 from crosstrain_torch.optim.rules import RULES
 from crosstrain_torch.precision import DTYPES, compute_batch, compute_params, forward_scope, param_dtype
+from crosstrain_torch.reduction import reduce_dtype
 
 _NOTES = (
     "exchanges are those of the formulas, not of a program",
@@ -52,7 +53,7 @@ class TorchPlanner:
             plan,
             tokens=rows,
             compute_bytes=compute,
-            gradient_bytes=param_dtype(job.precision).itemsize,
+            gradient_bytes=(reduce_dtype(job.precision) or param_dtype(job.precision)).itemsize,
             micro_batches=micro_batches,
         )
         roles, here = naming.roles(model), plan.of_stage(0)

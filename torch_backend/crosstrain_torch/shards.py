@@ -171,25 +171,6 @@ class Learning:
                 param.grad = None
 
 
-def reduce_sum(tensors: Iterable[torch.Tensor], group: dist.ProcessGroup) -> None:
-    """Adds up tensors over the processes, in place, in buckets of one type and about 25 MiB as DDP's."""
-    bucket: Tensors = []
-    for tensor in tensors:
-        if bucket and (bucket[0].dtype != tensor.dtype or sum(each.nbytes for each in bucket) >= 25 << 20):
-            _reduce_bucket(bucket, group)
-            bucket = []
-        bucket.append(tensor)
-    if bucket:
-        _reduce_bucket(bucket, group)
-
-
-def _reduce_bucket(bucket: Tensors, group: dist.ProcessGroup) -> None:
-    flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-    dist.all_reduce(flat, group=group)
-    for tensor, values in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
-        tensor.copy_(values.view_as(tensor))
-
-
 def _local_parameter(param: nn.Parameter) -> nn.Parameter:
     if not isinstance(param, DTensor):
         return param

@@ -18,8 +18,9 @@ from crosstrain_torch import experts, naming, optim
 from crosstrain_torch.host import copy_into, generators, lazily, set_generators, to_numpy
 from crosstrain_torch.models.layers import Dropout
 from crosstrain_torch.placing import place
+from crosstrain_torch.reduction import reduce_dtype, reduce_sum
 from crosstrain_torch.sharding import Mesh
-from crosstrain_torch.shards import Learning, Shards, local, reduce_sum, wrap
+from crosstrain_torch.shards import Learning, Shards, local, wrap
 from crosstrain_torch.stages import Holders
 
 
@@ -54,6 +55,7 @@ class TorchState(TrainState):
         super().__init__(optimizer, average, plan)
         self.gathered = place(model, plan, mesh, precision, device)
         self._model, self._device, self._mesh = model.train(), device, mesh
+        self._reduce_dtype = reduce_dtype(precision)
         self.sequence, self.stage = mesh.sequence, mesh.stage
         self.dropouts = [m for m in model.modules() if isinstance(m, Dropout) and m.rate]
         self.params = naming.parameters(model)
@@ -135,6 +137,7 @@ class TorchState(TrainState):
                     and (self.params[name] in self.gathered, name in self._experts) == (gathered, own_experts)
                 ),
                 group,
+                None if gathered else self._reduce_dtype,
             )
         if self._mesh.stage is not None:
             shared = (param.grad for name, param in self.shards.local.items() if self.holders.is_shared(name))

@@ -1,7 +1,6 @@
 """The torch engine's steps: forward, backward, exact reduction, clipping, update."""
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from crosstrain.data.loader import WEIGHT
 from crosstrain.errors import DataError
@@ -22,7 +20,7 @@ from crosstrain.precision import Precision
 from crosstrain.random import WORD_MASK, StepRandom, seed_key, threefry2x32
 from crosstrain.state import require_trainable
 from crosstrain.step import LossFn, Remat, StepHyper, StepOptions
-from crosstrain_torch import fsdp, optim
+from crosstrain_torch import ddp, fsdp, optim
 from crosstrain_torch.collectives import all_reduce
 from crosstrain_torch.objective import Batch, Objective, Outputs, add, call, detach, read_losses
 from crosstrain_torch.pipeline import Pipelined, require_alone
@@ -89,7 +87,7 @@ class Gradient:
         self._loss_fn, self._runtime, self._count, self._remat = loss_fn, runtime, accumulate_steps, remat
         self._pipelined = Pipelined(loss_fn, read_losses, runtime, remat=remat)
         self._positions: dict[int, torch.Tensor] = {}
-        self._objectives: WeakKeyDictionary[TorchState, dict[Any, nn.Module]] = WeakKeyDictionary()
+        self._objectives: WeakKeyDictionary[TorchState, dict[Any, Objective | ddp.Replicas]] = WeakKeyDictionary()
 
     def __call__(self, state: TorchState, batch: Batch, others: tuple[TorchState, ...]) -> Outputs:
         """Gradients of sum / weight over the global batch; returns the global sums and weights."""
@@ -103,6 +101,7 @@ class Gradient:
         with fsdp.gathered_no_longer([each.model for each in (state, *others)]):
             if self._count > 1 or self._runtime.group is not None:
                 return self._accumulate(objective, state, batch, others)
+            assert isinstance(objective, Objective)
             outputs = self._forward(objective, state, batch, others, self._rows(batch))
             loss = outputs["loss"]
             (loss.sum / loss.weight).backward()
@@ -118,26 +117,34 @@ class Gradient:
             yield self._forward(objective, state, part, others, rows)
 
     def _accumulate(
-        self, objective: nn.Module, state: TorchState, batch: Batch, others: tuple[TorchState, ...]
+        self, made: Objective | ddp.Replicas, state: TorchState, batch: Batch, others: tuple[TorchState, ...]
     ) -> Outputs:
+        replicas = made if isinstance(made, ddp.Replicas) else None
+        objective = made if isinstance(made, Objective) else made.objective(batch)
+        finds_out = replicas is not None and isinstance(objective, Objective)
         total: Outputs = {}
+        reaches_all = True
         rows = self._rows(batch)
         for index, (part, part_rows) in enumerate(self._micro_batches(batch, rows)):
             last = index == self._count - 1
             fsdp.set_sync(state.model, last)
-            with contextlib.nullcontext() if last else _without_sync(objective):
+            with contextlib.nullcontext() if last else ddp.without_sync(objective):
                 outputs = self._forward(objective, state, part, others, part_rows)
+                if finds_out and replicas is not None:
+                    reaches_all = reaches_all and replicas.reaches_all(outputs["loss"].sum)
                 outputs["loss"].sum.backward()
             total = add(total, detach(outputs))
-        return self._finish(state, total)
+        if replicas is not None:
+            replicas.settle(batch, reaches_all) if finds_out else replicas.require_reached(objective)
+        return self._finish(state, total, reduced=replicas is not None and not finds_out)
 
-    def _finish(self, state: TorchState, total: Outputs) -> Outputs:
+    def _finish(self, state: TorchState, total: Outputs, reduced: bool = False) -> Outputs:
         total = self._runtime.reduce(total)
         grads = state.collect_gradients()
-        if not self._runtime.uses_ddp:
+        if not reduced:
             state.reduce_gradients()
         # DDP averages over processes; the definition is the sum over all examples by the sum of all weights.
-        scale = self._runtime.parts if self._runtime.uses_ddp else 1
+        scale = self._runtime.parts if reduced else 1
         if grads:  # on a stage of a pipeline all may stand still
             torch._foreach_mul_(grads, scale / total["loss"].weight)
         return total
@@ -190,15 +197,24 @@ class Gradient:
             part = slice(index, None, self._count)
             yield {name: values[part] for name, values in batch.items()}, rows[part]
 
-    def _objective(self, state: TorchState, others: tuple[TorchState, ...]) -> nn.Module:
+    def _objective(self, state: TorchState, others: tuple[TorchState, ...]) -> Objective | ddp.Replicas:
         cache = self._objectives.setdefault(state, {})
         # DistributedDataParallel reduces what had a gradient when it was made.
         key = (*state.learning.held, *(id(other) for other in others))
         if key not in cache:
-            objective: nn.Module = Objective(self._loss_fn, state.model, tuple(other.model for other in others))
-            if self._runtime.uses_ddp:
-                objective = _distribute(objective, others, self._runtime)
-            cache[key] = objective
+            model, models = state.model, tuple(other.model for other in others)
+
+            def make(kind: type[Objective]) -> Objective:
+                return kind(self._loss_fn, model, models)
+
+            world = self._runtime.mesh.world
+            if self._runtime.uses_ddp and world is not None:
+                frozen = [param for other in models for param in other.parameters()]
+                cache[key] = ddp.Replicas(
+                    make, state.learning.now, frozen, self._runtime.precision, self._runtime.device, world
+                )
+            else:
+                cache[key] = make(Objective)
         return cache[key]
 
 
@@ -208,35 +224,6 @@ def micro_batch_error(examples: int, count: int) -> DataError:
         f"the batch must be a multiple of accumulate_steps on every process, got {examples} examples for "
         f"accumulate_steps={count}. Use a batch size that accumulate_steps times the data axis divides."
     )
-
-
-# torch 2.13 has a new name for it, and warns of the old one.
-_SYNC_BUFFERS = next(
-    name
-    for name in ("forward_sync_buffers", "broadcast_buffers")
-    if name in inspect.signature(DistributedDataParallel).parameters
-)
-
-
-def _distribute(objective: nn.Module, others: tuple[TorchState, ...], runtime: Runtime) -> nn.Module:
-    frozen = [param for other in others for param in other.model.parameters() if param.requires_grad]
-    for param in frozen:
-        param.requires_grad_(False)
-    try:
-        return DistributedDataParallel(
-            objective,
-            device_ids=[runtime.device] if runtime.device.type == "cuda" else None,
-            process_group=runtime.group,
-            gradient_as_bucket_view=True,
-            **{_SYNC_BUFFERS: False},
-        )
-    finally:
-        for param in frozen:
-            param.requires_grad_(True)
-
-
-def _without_sync(objective: nn.Module) -> Any:
-    return objective.no_sync() if isinstance(objective, DistributedDataParallel) else contextlib.nullcontext()
 
 
 class TrainRun:

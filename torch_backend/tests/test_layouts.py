@@ -27,7 +27,7 @@ def _run(folder: Path, processes: int) -> list[dict[str, np.ndarray]]:
     return [layouts.read(folder, index) for index in range(processes)]
 
 
-@pytest.mark.parametrize("kind", [*layouts.KINDS, "native"])
+@pytest.mark.parametrize("kind", [*layouts.KINDS, "native", "partly"])
 def test_two_processes_agree_with_one(runs: dict, kind: str) -> None:
     """Losses, norms, metrics, weights, running statistics, evaluation, and predictions in their order."""
 
@@ -58,3 +58,10 @@ def test_native_pieces(runs: dict) -> None:
         assert results["facts/channels last"]
         assert results["facts/fused"]
         assert results["facts/finite"]
+
+
+def test_a_loss_that_forgets_a_layer_is_refused_where_it_would_go_unreduced(runs: dict) -> None:
+    assert runs[1][0]["forgotten"] == "nothing was refused"
+    for results in runs[2]:
+        assert str(results["forgotten"]).startswith("LossError: a loss must reach the same parameters in every batch")
+        assert "got 2 of 4" in str(results["forgotten"])

@@ -20,10 +20,10 @@ class BatchRows:
     rows: np.ndarray
     real: int
 
-    def local(self, part: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
-        """A contiguous part: indices, and weights (1 real, 0 padding), both of shape (B / parts,)."""
+    def local(self, part: int | tuple[int, ...], parts: int) -> tuple[np.ndarray, np.ndarray]:
+        """A contiguous part of `parts`, or several: indices, and weights (1 real, 0 padding), of one shape (n,)."""
         size = len(self.rows) // parts
-        chosen = slice(part * size, (part + 1) * size)
+        chosen = np.reshape([np.arange(size) + each * size for each in np.atleast_1d(part)], -1)
         return self.rows[chosen], padding_weights(len(self.rows), self.real)[chosen]
 
 

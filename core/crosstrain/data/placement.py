@@ -38,7 +38,7 @@ class Placement:
     """Where batches go.
 
     Attributes:
-        part: which contiguous part of every global batch this process loads.
+        part: which contiguous part of every global batch this process loads, or which ones in ascending order.
         parts: how many there are; processes that hold other parts of the same model load the same part of the batch.
         data_size: over how many devices the batch is split.
         sequence_parts: over how many devices the second dimension of every field that has one is split.
@@ -48,7 +48,7 @@ class Placement:
         augment: runs transforms there, on fields and on what was drawn for them.
     """
 
-    part: int
+    part: int | tuple[int, ...]
     parts: int
     data_size: int
     sequence_parts: int = 1
@@ -84,7 +84,13 @@ class Placement:
         size = next(iter(sizes.values()))
         if not size or len(set(sizes.values())) > 1:
             raise DataError(f"all fields of a batch must have the same number of examples (at least 1), got {sizes}.")
-        self.require_divisible(size * self.parts, "the batch")
+        held = np.size(self.part)
+        if size % held:
+            raise DataError(
+                f"the batch must be a multiple of the parts that a process has of it, got {size} examples for {held} "
+                f"parts. Use {size // held * held or held}."
+            )
+        self.require_divisible(size // held * self.parts, "the batch")
         return converted
 
     def require_divisible(self, size: int, what: str) -> None:
@@ -109,7 +115,7 @@ class Placement:
         Raises:
             DataError: names the batch.
         """
-        if self.parts == 1 and WEIGHT in batch:
+        if self.parts == np.size(self.part) and WEIGHT in batch:
             require_some_weight(batch[WEIGHT], what)
 
     def require_device_transforms(self) -> None:

@@ -81,27 +81,29 @@ class Topology:
     Attributes:
         chip: None for `cpu:N`, virtual devices of this machine, which prove that a step compiles and how it shards.
         shape: chips along each dimension.
+        slices: how many of these there are, with a slower network between them.
     """
 
     chip: Chip | None
     shape: tuple[int, ...]
+    slices: int = 1
 
     @property
     def chips(self) -> int:
         """How many there are."""
-        return math.prod(self.shape)
+        return math.prod(self.shape) * self.slices
 
     @property
     def name(self) -> str:
-        """As `parse` reads it."""
+        """As `parse` reads it, but for the slices."""
         return f"{self.chip.name if self.chip else 'cpu'}:{'x'.join(map(str, self.shape))}"
 
     @classmethod
-    def parse(cls, text: str) -> "Topology":
-        """From `v5e:16x16`, `v5p:4x4x8` or `cpu:8`.
+    def parse(cls, text: str, slices: int = 1) -> "Topology":
+        """From `v5e:16x16`, `v5p:4x4x8` or `cpu:8`; `slices` of them.
 
         Raises:
-            ConfigError: an unknown chip, or a shape that its torus cannot have.
+            ConfigError: an unknown chip, a shape that its torus cannot have, or slices that are not of chips.
         """
         match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", text)
         known = ("cpu", *CHIPS)
@@ -118,4 +120,6 @@ class Topology:
                 f"topology must have {dimensions} sizes of at least 1 for {match[1]}, got topology={text!r}. "
                 f"Use for example {example}."
             )
-        return cls(chip=chip, shape=shape)
+        if slices < 1 or (slices > 1 and chip is None):
+            raise ConfigError(f"slices must be at least 1, and 1 without chips, got slices={slices} of {text}.")
+        return cls(chip=chip, shape=shape, slices=slices)

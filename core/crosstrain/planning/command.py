@@ -22,6 +22,7 @@ def plan(
     script: Path,
     /,
     topology: str,
+    slices: int = 1,
     mesh: tuple[str, ...] = (),
     sweep_meshes: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="sweep")] = False,
     backend: str = "jax",
@@ -32,6 +33,7 @@ def plan(
     Args:
         script: a Python file that defines the step; see `help(crosstrain.planning.job)`.
         topology: chips and how they are joined, such as v5e:16x16, v5p:4x4x8, or cpu:8 for virtual devices.
+        slices: how many of these there are, with a slower network between them; data crosses it.
         mesh: sizes of the mesh axes, such as fsdp=64,tensor=4; several are compared.
         sweep_meshes: tries the usual meshes, besides those of --mesh.
         backend: jax compiles the step; torch counts on tensors without memory and by formula.
@@ -40,7 +42,7 @@ def plan(
     Returns:
         The exit status: 0 when a mesh fits or there is no chip to hold it against, 1 when none does.
     """
-    chips = Topology.parse(topology)
+    chips = Topology.parse(topology, slices)
     meshes = [parse_mesh(each) for each in mesh] or ([] if sweep_meshes else [MeshSpec()])
     backend = backends.name_of(backend)
     console = Console()

@@ -1,11 +1,12 @@
 """`Planner`: what an engine gives to `crosstrain plan`, and the plan that core makes of it."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Protocol
 
 from crosstrain import backends
-from crosstrain.mesh import MeshSpec
-from crosstrain.meshes import fit_mesh
+from crosstrain.mesh import MeshSpec, over_slices
+from crosstrain.meshes import fit_mesh, require_reducible
 from crosstrain.planning.chips import Topology
 from crosstrain.planning.job import Job
 from crosstrain.planning.report import Measured, Report
@@ -38,5 +39,10 @@ def plan(job: Job, topology: Topology, mesh: MeshSpec, backend: str) -> Report:
         DataError: see `Planner.measure`.
     """
     sizes = fit_mesh(mesh, topology.chips, backend, backends.load(backend)._mesh_axes)
+    require_reducible(job.precision, sizes)
+    outer = {axis: count for axis, count in over_slices(sizes, topology.slices).items() if count > 1}
     measured = backends.planner(backend).measure(job, topology, sizes)
+    if outer:
+        note = f"{', '.join(outer)} crosses the network between slices, for which the times have no bandwidth"
+        measured = dataclasses.replace(measured, notes=(*measured.notes, note))
     return Report(backend=backend, topology=topology, measured=measured)

@@ -27,9 +27,10 @@ def seconds(time_s: float) -> str:
 
 def report_table(report: Report) -> RenderableType:
     """Everything about one mesh."""
-    measured = report.measured
+    measured, slices = report.measured, report.topology.slices
+    described = report.topology.name if slices == 1 else f"{slices} slices of {report.topology.name}"
     parts: list[RenderableType] = [
-        Text(f"{report.topology.name}, {report.backend}: {report.mesh}; {measured.plan.size:,} parameters"),
+        Text(f"{described}, {report.backend}: {report.mesh}; {measured.plan.size:,} parameters"),
         _memory(report),
     ]
     if not measured.refusal:
