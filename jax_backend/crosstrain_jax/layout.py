@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from crosstrain.optim import Clipping, OptimizerSpec
 from crosstrain.sharding import PIPELINE_AXIS, ShardingPlan
@@ -135,7 +135,9 @@ def place_all(leaves: Sequence[Any], shardings: Sequence[NamedSharding], dtype: 
     return tuple(to_mesh(leaf, sharding, dtype) for leaf, sharding in zip(leaves, shardings, strict=True))
 
 
-def make_layout(model: nnx.Module, optimizer: OptimizerSpec | None, plan: ShardingPlan, mesh: Mesh) -> Layout:
+def make_layout(
+    model: nnx.Module, optimizer: OptimizerSpec | None, plan: ShardingPlan, mesh: Mesh | AbstractMesh
+) -> Layout:
     """The structure of a model, of the optimizer that a spec makes for it, and of where both lie."""
     unpin_types(model)
     model.eval()

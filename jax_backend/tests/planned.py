@@ -2,6 +2,8 @@
 
 import functools
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from parity_tests.meshes.own_jax import bytes_of
 
 import crosstrain as ct
 from crosstrain.planning import Job, Topology, plan
@@ -76,6 +82,19 @@ def planned() -> dict[str, Any]:
     return found
 
 
+def estimated() -> dict[str, Any]:
+    """What a device holds of a state, and what an estimate says: mesh and optimizer -> the pair."""
+    found = {}
+    for name, mesh in (MESHES | {"pipeline": ct.MeshSpec(data=1, fsdp=2, tensor=2, pipeline=2)}).items():
+        for optimizer in (ct.adamw(1e-3), ct.adafactor(1e-3)):
+            accelerator = ct.Accelerator("jax", mesh=mesh)
+            state = accelerator.prepare(ct.models.build("gpt", CONFIG, accelerator), optimizer, average=ct.ema(0.9))
+            estimate = ct.estimate_memory(CONFIG, optimizer, backend="jax", mesh=mesh, average=ct.ema(0.9))
+            real = bytes_of(state)
+            found[f"{name}, {type(optimizer).__name__}"] = real, {each: getattr(estimate.device, each) for each in real}
+    return found
+
+
 def same_program() -> bool:
     """Whether the program of shapes is the one that training runs, to the letter."""
     mesh = ct.MeshSpec(data=1, fsdp=4, tensor=2)
@@ -89,4 +108,6 @@ def same_program() -> bool:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"known": known(), "planned": planned(), "same program": same_program()}))
+    print(
+        json.dumps({"known": known(), "planned": planned(), "same program": same_program(), "estimated": estimated()})
+    )

@@ -7,6 +7,7 @@ from crosstrain.accelerator import Accelerator
 from crosstrain.errors import ConfigError
 from crosstrain.models.gpt import GPTConfig
 from crosstrain.models.mlp import MLPConfig
+from crosstrain.models.presets import PRESETS
 from crosstrain.models.resnet9 import ResNet9Config
 from crosstrain.models.spec import ModelConfig, ParamSpec
 from crosstrain.snapshot import LazyArrays
@@ -42,4 +43,4 @@ def build(name: str, config: ModelConfig | None, accelerator: Accelerator, *, se
     return accelerator._build_model(config, weights)
 
 
-__all__ = ["CONFIGS", "GPTConfig", "MLPConfig", "ModelConfig", "ParamSpec", "ResNet9Config", "build"]
+__all__ = ["CONFIGS", "PRESETS", "GPTConfig", "MLPConfig", "ModelConfig", "ParamSpec", "ResNet9Config", "build"]

@@ -35,7 +35,7 @@ class RunConfig:
     backend: str | None = None
     """Engine, `jax` or `torch`; None takes the one that is installed."""
     precision: str = "fp32"
-    """`fp64`, `fp32`, `bf16` or `bf16-autocast`."""
+    """`fp64`, `fp32`, `bf16`, `bf16-autocast` or `bf16-pure`."""
     mesh: MeshSpec = dataclasses.field(default_factory=MeshSpec)
     """Devices along each mesh axis."""
     seed: int = 0
