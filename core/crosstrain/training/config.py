@@ -13,7 +13,7 @@ from crosstrain.mesh import MeshSpec
 from crosstrain.optim import OptimizerSpec, adamw
 from crosstrain.schedules import Schedule, constant, cosine, linear, one_cycle
 from crosstrain.state import TrainState
-from crosstrain.step import LossFn
+from crosstrain.step import LossFn, Remat
 from crosstrain.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class RunConfig:
     """Decoupled, of AdamW."""
     max_grad_norm: float | None = 1.0
     """Largest global gradient norm; None does not clip."""
+    remat: Remat = "none"
+    """What the backward pass computes again instead of keeping it: `none`, `full` or `dots`, see `StepOptions`."""
     logging_steps: int = 10
     """Optimizer steps between reads of the metrics."""
     eval_strategy: Literal["no", "epoch"] = "epoch"
@@ -173,6 +175,7 @@ class RunConfig:
             loss_fn,
             accumulate_steps=self.accumulate_steps,
             clip_norm=self.max_grad_norm,
+            remat=self.remat,
             log_every=self.logging_steps,
             callbacks=callbacks,
             trackers=trackers,
