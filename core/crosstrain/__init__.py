@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from crosstrain.cards import CardSpec, model_card
     from crosstrain.checkpoint import Best, CheckpointSpec
     from crosstrain.launch.notebook import notebook_launcher
+    from crosstrain.planning.estimate import MemoryEstimate, estimate_memory
     from crosstrain.training.config import RunConfig
     from crosstrain.training.lr_find import RangeCurve, RangeTest
     from crosstrain.training.plans import Cycle
@@ -111,6 +112,7 @@ __all__ = [
     "LayerGroup",
     "Loss",
     "LossError",
+    "MemoryEstimate",
     "MeshSpec",
     "MetricSum",
     "Metrics",
@@ -140,6 +142,7 @@ __all__ = [
     "cosine",
     "data",
     "ema",
+    "estimate_memory",
     "f1",
     "find_batch_size",
     "flat_cos",
@@ -184,6 +187,8 @@ _HOMES = {
     "Cycle": "training.plans",
     "RangeCurve": "training.lr_find",
     "RangeTest": "training.lr_find",
+    "MemoryEstimate": "planning.estimate",
+    "estimate_memory": "planning.estimate",
     "notebook_launcher": "launch.notebook",
     "RunConfig": "training.config",
     "model_card": "cards",

@@ -56,7 +56,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
 
     Args:
         backend: name of an engine, or None.
-        precision: a preset (`fp64`, `fp32`, `bf16`, `bf16-autocast`) or a `Precision`.
+        precision: a preset (`fp64`, `fp32`, `bf16`, `bf16-autocast`, `bf16-pure`) or a `Precision`.
         mesh: sizes of the mesh axes; by default all devices are data-parallel.
         sharding: how parameters are split over the mesh; by default as paired models say, others automatically.
         seed: decides initial weights, data order and dropout masks.

@@ -12,6 +12,7 @@ from crosstrain.errors import CrosstrainError
 from crosstrain.launch.command import launch, with_separator
 from crosstrain.parity.command import parity
 from crosstrain.planning.command import plan
+from crosstrain.planning.estimate_command import estimate_memory
 from crosstrain.training.command import lr_find
 
 
@@ -21,7 +22,7 @@ def main() -> None:
     for each in (inspect, verify, diff, convert):
         checkpoint.command(each)
     app = SubcommandApp()
-    for command in (demo, env, launch, lr_find, parity, plan):
+    for command in (demo, env, estimate_memory, launch, lr_find, parity, plan):
         app.command(command)
     app.command(checkpoint, name="checkpoint", help="Looks into checkpoints, compares and converts them.")
     try:

@@ -55,7 +55,7 @@ class Precision:
 
     @classmethod
     def parse(cls, precision: "Precision | str") -> "Precision":
-        """Turns a preset name (`fp64`, `fp32`, `bf16`, `bf16-autocast`) into a `Precision`.
+        """Turns a preset name (`fp64`, `fp32`, `bf16`, `bf16-autocast`, `bf16-pure`) into a `Precision`.
 
         Raises:
             ConfigError: the name is not a preset.
@@ -84,4 +84,5 @@ PRESETS = {
     "fp32": Precision(),
     "bf16": Precision(compute_dtype="bfloat16"),
     "bf16-autocast": Precision(compute_dtype="bfloat16", casting="autocast"),
+    "bf16-pure": Precision(param_dtype="bfloat16", compute_dtype="bfloat16"),
 }

@@ -13,6 +13,7 @@ from crosstrain.meshes import require_reducible
         ("fp32", "float32", "float32", "float32", "cast"),
         ("bf16", "float32", "bfloat16", "float32", "cast"),
         ("bf16-autocast", "float32", "bfloat16", "float32", "autocast"),
+        ("bf16-pure", "bfloat16", "bfloat16", "float32", "cast"),
     ],
 )
 def test_presets(preset, param, compute, loss, casting):

@@ -1,5 +1,6 @@
 """Trackers by themselves: files, and other people's libraries where they are installed."""
 
+import gc
 import importlib.util
 import json
 import struct
@@ -130,6 +131,22 @@ def test_trackio_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert list(tmp_path.glob("project.db"))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_aim_has_every_step_once(tmp_path: Path) -> None:
+    aim = pytest.importorskip("aim")
+    tracker = ct.trackers.Aim(tmp_path, experiment="experiment", name="run")
+    run_twice(tracker)
+    gc.collect()
+    run = aim.Run(tracker.run_hash, repo=str(tmp_path), system_tracking_interval=None, capture_terminal_logs=False)
+    found = {each.name: each.data.items_list() for each in run.metrics()}
+    steps, (losses, epochs, _) = found["train/loss"]
+    assert (steps, losses, epochs) == ([1, 2, 3], [2.0, 1.5, 1.25], [0.0, 0.0, 1.0])
+    assert found["eval/loss"][0] == [1]
+    assert (run.name, run.experiment, run["config"]) == ("run", "experiment", CONFIG)
+    run.close()
+
+
 @pytest.mark.parametrize(
     ("kind", "library", "extra"),
     [
@@ -137,6 +154,7 @@ def test_trackio_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("WandB", "wandb", "wandb"),
         ("MLflow", "mlflow", "mlflow"),
         ("Trackio", "trackio", "trackio"),
+        ("Aim", "aim", "aim"),
     ],
 )
 def test_a_library_that_is_not_installed_is_named(kind: str, library: str, extra: str) -> None:

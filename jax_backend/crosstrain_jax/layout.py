@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec
 from crosstrain.sharding import PIPELINE_AXIS, ShardingPlan
@@ -142,7 +142,7 @@ def make_layout(
     model: nnx.Module,
     optimizer: OptimizerSpec | None,
     plan: ShardingPlan,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     average: Averaging | None = None,
 ) -> Layout:
     """The structure of a model, of the optimizer that a spec makes for it, and of where both lie."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import math
 import os
 import re
 import time
@@ -13,12 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
+from crosstrain.backends import raise_wrong_model
 from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
-from crosstrain.planning import Job, Measured, Memory, Topology
+from crosstrain.planning import Held, Job, Measured, Memory, Setup, StateBytes, Topology
 from crosstrain.precision import Precision
 from crosstrain.sharding import ShardingPlan, plan_model
 from crosstrain_jax import models, naming
@@ -27,7 +29,7 @@ from crosstrain_jax.hlo import Exchanges, exchanges
 from crosstrain_jax.layout import Layout, make_layout
 from crosstrain_jax.objective import Runtime
 from crosstrain_jax.precision import is_floating, param_dtype, scope
-from crosstrain_jax.sharding import batch_sharding, build_mesh
+from crosstrain_jax.sharding import abstract_mesh, batch_sharding, build_mesh
 from crosstrain_jax.step import TrainRun
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -52,7 +54,7 @@ def abstract_state(
     average: Averaging | None,
     *,
     precision: Precision,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     plan: ShardingPlan,
 ) -> AbstractState:
     """What `JaxState` would hold of a model whose leaves are shapes, see `flax.nnx.eval_shape`."""
@@ -73,16 +75,26 @@ def abstract_state(
         )
 
 
+def planned_state(
+    setup: Setup, mesh: Mesh | AbstractMesh, sizes: Mapping[str, int]
+) -> tuple[AbstractState, ShardingPlan]:
+    """What `Accelerator.prepare` would hold on this mesh."""
+    with scope(setup.precision):
+        model = nnx.eval_shape(_maker(setup.model))
+    if not isinstance(model, nnx.Module):
+        raise_wrong_model(model, "jax", "flax.nnx.Module")
+    plan = plan_model(model, naming.shapes(naming.leaves(model, nnx.Param)), sizes, setup.sharding)
+    state = abstract_state(model, setup.optimizer, setup.average, precision=setup.precision, mesh=mesh, plan=plan)
+    return state, plan
+
+
 def trace_step(job: Job, mesh: Mesh, sizes: Mapping[str, int]) -> tuple[jax.stages.Traced, ShardingPlan]:
     """The program that `Accelerator.train_step` would run on this mesh; `.lower().compile()` needs no devices."""
-    with scope(job.precision):
-        model = nnx.eval_shape(_maker(job.model))
-    plan = plan_model(model, naming.shapes(naming.leaves(model, nnx.Param)), sizes, job.sharding)
+    state, plan = planned_state(job, mesh, sizes)
     batch = {
         name: jax.ShapeDtypeStruct(values.shape, values.dtype, sharding=batch_sharding(mesh))
         for name, values in job.placed_batch(sizes, wide_integers=False).items()
     }
-    state = abstract_state(model, job.optimizer, job.average, precision=job.precision, mesh=mesh, plan=plan)
     run = TrainRun(job.loss_fn, job.options, Runtime(job.precision, mesh, seed=0))
     return run.trace(state, batch), plan
 
@@ -108,6 +120,15 @@ class JaxPlanner:
         notes += ["transfers between slices are not in the table"] if topology.slices > 1 else []
         return _measured(compiled, found, plan, flops, time.perf_counter() - start, notes)
 
+    def hold(self, setup: Setup, mesh: Mapping[str, int]) -> Held:
+        """See `crosstrain.planning.Planner`."""
+        state, plan = planned_state(setup, abstract_mesh(mesh), mesh)
+        return Held(
+            plan=plan,
+            device=_bytes(state, lambda leaf: leaf.sharding.shard_shape(leaf.shape)),
+            whole=_bytes(state, lambda leaf: leaf.shape),
+        )
+
 
 def planner() -> JaxPlanner:
     """For `crosstrain.backends.planner`."""
@@ -123,6 +144,21 @@ def _maker(model: ModelConfig | Callable[[], Any]) -> Callable[[], Any]:
 def _shape(leaf: Any, sharding: NamedSharding, dtype: Any = None) -> jax.ShapeDtypeStruct:
     kind = dtype if dtype is not None and is_floating(leaf) else leaf.dtype
     return jax.ShapeDtypeStruct(leaf.shape, kind, sharding=sharding)
+
+
+def _bytes(state: AbstractState, held: Callable[[Any], tuple[int, ...]]) -> StateBytes:
+    """Bytes of what is held of each leaf."""
+
+    def size(leaves: Shapes) -> int:
+        return sum(math.prod(held(leaf)) * leaf.dtype.itemsize for leaf in leaves)
+
+    return StateBytes(
+        parameters=size(state.params),
+        gradients=size(state.params),
+        optimizer=size(state.moments),
+        average=size(state.averages),
+        buffers=size((*state.buffers, state.count)),
+    )
 
 
 def _measured(

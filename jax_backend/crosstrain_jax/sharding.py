@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from crosstrain.errors import ConfigError
@@ -67,7 +67,13 @@ def build_mesh(devices: list[jax.Device], sizes: Mapping[str, int]) -> Mesh:
     return Mesh(arranged, _OUTER_TO_INNER, axis_types=(AxisType.Auto,) * len(shape))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def abstract_mesh(sizes: Mapping[str, int]) -> AbstractMesh:
+    """The same mesh of no devices."""
+    shape = tuple(sizes[axis] for axis in _OUTER_TO_INNER)
+    return AbstractMesh(shape, _OUTER_TO_INNER, axis_types=(AxisType.Auto,) * len(shape))
+
+
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, P())
 
@@ -237,7 +243,7 @@ class Shardings:
         return tuple(jax.lax.with_sharding_constraint(param, sharding) for param, sharding in pairs)
 
 
-def obey(plan: ShardingPlan, leaves: Sequence[Leaf], mesh: Mesh) -> Shardings:
+def obey(plan: ShardingPlan, leaves: Sequence[Leaf], mesh: Mesh | AbstractMesh) -> Shardings:
     """The shardings that a plan means for parameters in flax's layout."""
     whole = replicated(mesh)
     specs = [_at_rest(leaf, plan.params[leaf.name], mesh) for leaf in leaves]
@@ -256,7 +262,7 @@ def without(spec: Iterable[Any], *axes: str) -> list[tuple[str, ...]]:
     return [tuple(axis for axis in entry if axis not in axes) for entry in each]
 
 
-def _at_rest(leaf: Leaf, param: ParamPlan, mesh: Mesh) -> list[tuple[str, ...]]:
+def _at_rest(leaf: Leaf, param: ParamPlan, mesh: Mesh | AbstractMesh) -> list[tuple[str, ...]]:
     """Mesh axes of each dimension between steps.
 
     What one stage of a pipeline holds in a step all of them share between steps, along the largest part of a
@@ -273,7 +279,7 @@ def _at_rest(leaf: Leaf, param: ParamPlan, mesh: Mesh) -> list[tuple[str, ...]]:
     return spec
 
 
-def _spec(leaf: Leaf, param: ParamPlan, mesh: Mesh) -> list[tuple[str, ...]]:
+def _spec(leaf: Leaf, param: ParamPlan, mesh: Mesh | AbstractMesh) -> list[tuple[str, ...]]:
     """Mesh axes of each dimension in flax's layout, where canonical dimensions may stand apart (attention heads)."""
     spec: list[tuple[str, ...]] = [()] * len(leaf.shape)
     for dimension, axes in enumerate(param.axes):

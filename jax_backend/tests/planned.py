@@ -5,6 +5,8 @@ import functools
 import json
 import math
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from parity_tests.meshes.own_jax import bytes_of
 
 import crosstrain as ct
 from crosstrain.planning import Job, Topology, plan
@@ -85,6 +91,19 @@ def planned() -> dict[str, Any]:
     return found
 
 
+def estimated() -> dict[str, Any]:
+    """What a device holds of a state, and what an estimate says: mesh and optimizer -> the pair."""
+    found = {}
+    for name, mesh in (MESHES | {"pipeline": ct.MeshSpec(data=1, fsdp=2, tensor=2, pipeline=2)}).items():
+        for optimizer in (ct.adamw(1e-3), ct.adafactor(1e-3)):
+            accelerator = ct.Accelerator("jax", mesh=mesh)
+            state = accelerator.prepare(ct.models.build("gpt", CONFIG, accelerator), optimizer, average=ct.ema(0.9))
+            estimate = ct.estimate_memory(CONFIG, optimizer, backend="jax", mesh=mesh, average=ct.ema(0.9))
+            real = bytes_of(state)
+            found[f"{name}, {type(optimizer).__name__}"] = real, {each: getattr(estimate.device, each) for each in real}
+    return found
+
+
 def same_program() -> bool:
     """Whether the program of shapes is the one that training runs, to the letter."""
     mesh = ct.MeshSpec(data=1, fsdp=4, tensor=2)
@@ -110,5 +129,5 @@ def summed_by_type(reduce_dtype: str | None) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    results = {"known": known(), "planned": planned(), "same program": same_program()}
+    results = {"known": known(), "planned": planned(), "same program": same_program(), "estimated": estimated()}
     print(json.dumps(results | {"narrow": summed_by_type("bf16"), "plain": summed_by_type(None)}))

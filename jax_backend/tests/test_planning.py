@@ -55,6 +55,16 @@ def test_a_program_without_exchanges(facts: dict) -> None:
     assert facts["known"]["local"]["collectives"] == []
 
 
+@pytest.mark.parametrize("optimizer", ["AdamW", "Adafactor"])
+@pytest.mark.parametrize("mesh", ["data", "fsdp", "tensor", "pipeline"])
+def test_an_estimate_is_what_a_device_holds(facts: dict, mesh: str, optimizer: str) -> None:
+    """To the byte, with factored moments, which are whole on every device."""
+    real, estimate = facts["estimated"][f"{mesh}, {optimizer}"]
+    assert real == estimate
+    if mesh != "data":
+        assert real["parameters"] < facts["estimated"][f"data, {optimizer}"][0]["parameters"] / 4
+
+
 def test_the_plan_compiles_the_program_that_training_runs(facts: dict) -> None:
     assert facts["same program"]
 

@@ -98,6 +98,29 @@ def held(backend: str, layout: cases.Layout) -> dict[str, np.ndarray]:
     return results
 
 
+def estimated(backend: str, layout: cases.Layout) -> dict[str, np.ndarray]:
+    """Bytes that this device holds beside those of an estimate."""
+    own = importlib.import_module(f"parity_tests.meshes.own_{backend}")
+    results = {}
+    for case in cases.CASES.values():
+        if cases.runs(layout, case, backend):
+            for optimizer in ("muon", "adafactor"):
+                accelerator, state = prepared(backend, layout, case, optimizer)
+                estimate = ct.estimate_memory(
+                    case.config or own.make,
+                    cases.OPTIMIZERS[optimizer](),
+                    backend=backend,
+                    precision=accelerator.precision,
+                    mesh=layout.mesh,
+                    sharding=case.rules,
+                    average=ct.ema(0.9),
+                )
+                for part, size in own.bytes_of(state).items():
+                    pair = size, getattr(estimate.device, part)
+                    results[f"{case.name}/{optimizer}/{part}"] = np.array(pair)
+    return results
+
+
 def trained(backend: str, layout: cases.Layout) -> dict[str, np.ndarray]:
     """The first steps of every model, by the name of the model."""
     results: dict[str, np.ndarray] = {}
@@ -125,6 +148,7 @@ def main(backend: str, folder: Path, devices: int, saved: Path, sources: list[st
         if layout.context == layout.expert == layout.pipeline == 1:
             found[f"adversarial|{layout.name}"] = layouts.train_adversarially(backend, layout.mesh)
         found[f"held|{layout.name}"] = held(backend, layout)
+        found[f"estimated|{layout.name}"] = estimated(backend, layout)
     results |= {f"{run}|{name}": values for run, each in found.items() for name, values in each.items()}
     layouts.leave(folder, ct.Accelerator(backend).process_index, results)
 

@@ -103,3 +103,14 @@ def test_each_device_holds_what_the_plan_says(runs: Runs) -> None:
                 smaller = [key for key, pair in shapes.items() if not np.array_equal(pair[0], whole[key][0])]
                 layout = cases.LAYOUTS[name.partition("|")[2]]
                 assert len(smaller) > len(shapes) / 3 or layout.fsdp == layout.tensor == 1
+
+
+def test_an_estimate_is_what_each_device_holds(runs: Runs) -> None:
+    """To the byte: weights, moments, averages, buffers and counts of updates."""
+    compared = 0
+    for found in (runs[0], *runs[1]):
+        for name, sizes in found.items():
+            if name.startswith("estimated"):
+                assert not {key: pair.tolist() for key, pair in sizes.items() if pair[0] != pair[1]}, name
+                compared += len(sizes)
+    assert compared

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from crosstrain.backends import raise_wrong_model
 from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
-from crosstrain.planning import Job, Measured, Memory, Topology
+from crosstrain.optim import Role
+from crosstrain.planning import Held, Job, Measured, Memory, Setup, StateBytes, Topology
 from crosstrain.planning.formulas import expected
 from crosstrain.sharding import BATCH_AXES, PIPELINE_AXIS, ShardingPlan, plan_model
 from crosstrain_torch import models, naming
@@ -35,20 +38,14 @@ class TorchPlanner:
 
     def measure(self, job: Job, topology: Topology, mesh: Mapping[str, int]) -> Measured:
         """See `crosstrain.planning.Planner`."""
-        fake = FakeTensorMode(allow_non_fake_inputs=True)  # constants that a model makes with NumPy are real
-        with fake:
-            model = _maker(job.model)().train()
-            for param in model.parameters():
-                param.data = param.data.to(param_dtype(job.precision))
-        params = naming.parameters(model)
+        fake, model, plan = _outlined(job, mesh)
         _require_no_experts(model)
-        plan = plan_model(model, naming.shapes(params), mesh, job.sharding)
+        held = _held(job, model, plan)
         with fake:
             batch, rows = _micro_batch(job, mesh)
             activations, flops = _run(model, job, batch)
         compute = DTYPES[job.precision.compute_dtype].itemsize
         micro_batches = job.options.accumulate_steps
-        weights = plan.local_size * param_dtype(job.precision).itemsize
         exchanges = expected(
             plan,
             tokens=rows,
@@ -56,10 +53,6 @@ class TorchPlanner:
             gradient_bytes=(reduce_dtype(job.precision) or param_dtype(job.precision)).itemsize,
             micro_batches=micro_batches,
         )
-        roles, here = naming.roles(model), plan.of_stage(0)
-        kept = sum(_kept(job, name, params[name], plan, roles[name]) for name in here)
-        buffers = sum(_size(buffer) for buffer in model.buffers())
-        averages = weights if job.average is not None else 0
         given = micro_batches * sum(_size(each) for each in batch.values())
         gathered = sum(math.prod(p.shape) for p in plan.params.values()) * compute / mesh["tensor"]
         # One block, and the next one while it runs; everything else is freed after use.
@@ -70,15 +63,20 @@ class TorchPlanner:
         return Measured(
             plan=plan,
             memory=Memory(
-                state=weights + kept + buffers + averages + given,
+                state=held.total - held.gradients + given,
                 outputs=0.0,
-                temporaries=weights + share * activations + in_flight,
+                temporaries=held.gradients + share * activations + in_flight,
             ),
             flops=flops * micro_batches / (mesh["tensor"] * mesh[PIPELINE_AXIS]),
             hbm_bytes=None,
             collectives=exchanges,
             notes=_NOTES,
         )
+
+    def hold(self, setup: Setup, mesh: Mapping[str, int]) -> Held:
+        """See `crosstrain.planning.Planner`."""
+        _, model, plan = _outlined(setup, mesh)
+        return Held(plan=plan, device=_held(setup, model, plan), whole=_held(setup, model, _on_one_device(plan)))
 
 
 def planner() -> TorchPlanner:
@@ -142,12 +140,48 @@ def _run(model: nn.Module, job: Job, batch: Mapping[str, torch.Tensor]) -> tuple
     return float(sum(each.nbytes() for key, each in seen.items() if key not in given)), float(counter.get_total_flops())
 
 
-def _kept(job: Job, name: str, param: torch.Tensor, plan: ShardingPlan, role: Any) -> float:
-    """Bytes of what the optimizer keeps for a parameter, of the part that a device holds."""
-    rule = RULES[type(job.optimizer)]
-    part = torch.empty(plan.params[name].local_shape(plan.mesh), dtype=param.dtype, device="meta")
-    start = rule.start(job.optimizer, part, rule.kind(job.optimizer, role, param.ndim))
-    return sum(_size(each) for each in start.values())
+def _outlined(setup: Setup, mesh: Mapping[str, int]) -> tuple[FakeTensorMode, nn.Module, ShardingPlan]:
+    """A model without memory in the types of its weights, and the mode in which it can run."""
+    fake = FakeTensorMode(allow_non_fake_inputs=True)  # constants that a model makes with NumPy are real
+    with fake:
+        model = _maker(setup.model)()
+        if not isinstance(model, nn.Module):
+            raise_wrong_model(model, "torch", "torch.nn.Module")
+        for each in (*model.train().parameters(), *model.buffers()):
+            if each.is_floating_point():
+                each.data = each.data.to(param_dtype(setup.precision))
+    plan = plan_model(model, naming.shapes(naming.parameters(model)), mesh, setup.sharding)
+    return fake, model, plan
+
+
+def _on_one_device(plan: ShardingPlan) -> ShardingPlan:
+    params = {name: replace(param, stage=None) for name, param in plan.params.items()}
+    return ShardingPlan(mesh=dict.fromkeys(plan.mesh, 1), params=params)
+
+
+def _held(setup: Setup, model: nn.Module, plan: ShardingPlan) -> StateBytes:
+    """What a device of the first stage holds."""
+    params, roles, here = naming.parameters(model), naming.roles(model), plan.of_stage(0)
+    parts = {
+        name: torch.empty(param.local_shape(plan.mesh), dtype=params[name].dtype, device="meta")
+        for name, param in plan.params.items()
+    }
+    weights = sum(_size(parts[name]) for name in here)
+    trained = [name for name, param in params.items() if param.requires_grad]
+    return StateBytes(
+        parameters=weights,
+        gradients=sum(_size(parts[name]) for name in trained if name in here),
+        optimizer=sum(_kept(setup, parts[name], roles[name], name in here) for name in trained),
+        average=weights if setup.average is not None else 0,
+        buffers=sum(_size(buffer) for buffer in model.buffers()),
+    )
+
+
+def _kept(setup: Setup, part: torch.Tensor, role: Role, here: bool) -> int:
+    """Bytes of what the optimizer keeps for this part of a parameter; of one of another stage it keeps counts only."""
+    rule = RULES[type(setup.optimizer)]
+    start = rule.start(setup.optimizer, part, rule.kind(setup.optimizer, role, part.ndim))
+    return sum(_size(each) for each in start.values() if here or not each.is_meta)
 
 
 def _size(values: torch.Tensor) -> int:

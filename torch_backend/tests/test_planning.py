@@ -33,7 +33,7 @@ def test_fsdp_holds_a_part_and_sends_three_times_the_weights(precision: str) -> 
     measured = planned(ct.MeshSpec(data=1, fsdp=8), precision).measured
     weights = measured.plan.size * 4
     assert measured.memory is not None
-    batch, angles, counters = 2 * 2 * 16 * 8, 2 * 16 * 2 * 8, 4 * len(measured.plan.params)
+    batch, angles, counters = 2 * 2 * 16 * 8, 2 * 16 * 2 * 4, 4 * len(measured.plan.params)
     assert measured.memory.state == 3 * weights / 8 + batch + angles + counters
     compute = 4 if precision == "fp32" else 2
     gathered = 2 * measured.plan.size * compute * 7 / 8

@@ -11,6 +11,7 @@ from crosstrain.errors import ConfigError
 from crosstrain.models.experts import Experts
 from crosstrain.models.gpt import GPTConfig
 from crosstrain.models.mlp import MLPConfig
+from crosstrain.models.presets import PRESETS
 from crosstrain.models.resnet9 import ResNet9Config
 from crosstrain.models.spec import ModelConfig, ParamSpec
 from crosstrain.snapshot import LazyArrays, Readers
@@ -64,4 +65,14 @@ def _given(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> Readers:
     return {name: (table[name].shape, partial(np.asarray, values, np.float64)) for name, values in weights.items()}
 
 
-__all__ = ["CONFIGS", "Experts", "GPTConfig", "MLPConfig", "ModelConfig", "ParamSpec", "ResNet9Config", "build"]
+__all__ = [
+    "CONFIGS",
+    "PRESETS",
+    "Experts",
+    "GPTConfig",
+    "MLPConfig",
+    "ModelConfig",
+    "ParamSpec",
+    "ResNet9Config",
+    "build",
+]

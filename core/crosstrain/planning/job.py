@@ -35,21 +35,30 @@ from crosstrain.step import LossFn, StepOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """One training step. See the module for the meaning of the fields.
+class Setup:
+    """What a state is made of.
 
     Attributes:
         model: a paired model's config, or what makes the user's own.
-        batch: the global batch; only its shapes and types count.
     """
 
     model: ModelConfig | Callable[[], Any]
-    loss_fn: LossFn
-    batch: Arrays
     optimizer: OptimizerSpec
     precision: Precision = field(default_factory=Precision)
     sharding: ShardingRules = field(default_factory=ShardingRules)
     average: Averaging | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job(Setup):
+    """One training step. See the module for the meaning of the fields.
+
+    Attributes:
+        batch: the global batch; only its shapes and types count.
+    """
+
+    loss_fn: LossFn
+    batch: Arrays
     options: StepOptions = field(default_factory=StepOptions)
 
     def placed_batch(self, mesh: Mapping[str, int], *, wide_integers: bool) -> Arrays:

@@ -8,7 +8,8 @@ from crosstrain import backends
 from crosstrain.mesh import MeshSpec, over_slices
 from crosstrain.meshes import fit_mesh, require_reducible
 from crosstrain.planning.chips import Topology
-from crosstrain.planning.job import Job
+from crosstrain.planning.held import Held
+from crosstrain.planning.job import Job, Setup
 from crosstrain.planning.report import Measured, Report
 
 
@@ -26,6 +27,19 @@ class Planner(Protocol):
         Raises:
             ConfigError: a topology that the engine cannot plan for, a plan that cannot work.
             DataError: a batch that the mesh does not divide.
+        """
+        ...
+
+    def hold(self, setup: Setup, mesh: Mapping[str, int]) -> Held:
+        """What one device holds of a state between steps, and of gradients in one, without the devices.
+
+        Args:
+            setup: what the state is made of.
+            mesh: size of every axis.
+
+        Raises:
+            ConfigError: a plan that cannot work.
+            ModelError: a function that makes no native model.
         """
         ...
 

@@ -5,9 +5,10 @@ Files need no library. The others are thin: each calls its own library, and is r
 
 from crosstrain.trackers.base import Tracker, Tracking, hyperparameters, settings
 from crosstrain.trackers.files import Csv, JsonLines
-from crosstrain.trackers.libraries import MLflow, TensorBoard, Trackio, WandB
+from crosstrain.trackers.libraries import Aim, MLflow, TensorBoard, Trackio, WandB
 
 __all__ = [
+    "Aim",
     "Csv",
     "JsonLines",
     "MLflow",

@@ -1,4 +1,4 @@
-"""Trackers of others: TensorBoard, Weights & Biases, MLflow and trackio, each through its own library."""
+"""Trackers of others: TensorBoard, Weights & Biases, MLflow, trackio and Aim, each through its own library."""
 
 import time
 from collections.abc import Mapping
@@ -167,3 +167,52 @@ class Trackio:
     def finish(self, error: BaseException | None) -> None:
         """See `Tracker`."""
         self._run.finish()
+
+
+class Aim:
+    """Aim. Of steps that a resumed run takes again it keeps the second values.
+
+    Args:
+        repo: a folder, or a server such as `aim://host:53800`; None takes Aim's own default.
+        experiment: a name that several runs share.
+        name: of the run, for people.
+        run_hash: of a run to go on with, also one that was killed. By default a new one.
+
+    Raises:
+        CrosstrainError: aim is not installed.
+    """
+
+    def __init__(
+        self,
+        repo: Path | str | None = None,
+        *,
+        experiment: str | None = None,
+        name: str | None = None,
+        run_hash: str | None = None,
+    ) -> None:
+        self._library = load("aim", "ct.trackers.Aim", "aim")
+        self._options: dict[str, Any] = {"repo": repo and str(repo), "experiment": experiment}
+        self._options |= {"system_tracking_interval": None, "capture_terminal_logs": False}
+        self._name, self.run_hash = name, run_hash
+
+    def start(self, config: Mapping[str, Value], step: int) -> None:
+        """See `Tracker`."""
+        known = self.run_hash is not None
+        self._run = self._library.Run(self.run_hash, **self._options, force_resume=known)
+        self.run_hash = self._run.hash
+        if self._name is not None:
+            self._run.name = self._name
+        self._run["config"] = dict(config)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        epoch = values.get("epoch")
+        for name, value in values.items():
+            self._run.track(float(value), name=name, step=step, epoch=None if epoch is None else int(epoch))
+
+    def finish(self, error: BaseException | None) -> None:
+        """See `Tracker`."""
+        if error is None:
+            self._run.report_successful_finish()
+        self._run.close()
+        del self._run  # Aim holds its files until the run is gone

@@ -13,7 +13,7 @@ from crosstrain.mesh import MeshSpec
 from crosstrain.optim import OptimizerSpec, adamw
 from crosstrain.schedules import Schedule, constant, cosine, linear, one_cycle
 from crosstrain.state import TrainState
-from crosstrain.step import LossFn
+from crosstrain.step import LossFn, Remat
 from crosstrain.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class RunConfig:
     backend: str | None = None
     """Engine, `jax` or `torch`; None takes the one that is installed."""
     precision: str = "fp32"
-    """`fp64`, `fp32`, `bf16` or `bf16-autocast`."""
+    """`fp64`, `fp32`, `bf16`, `bf16-autocast` or `bf16-pure`."""
     mesh: MeshSpec = dataclasses.field(default_factory=MeshSpec)
     """Devices along each mesh axis."""
     seed: int = 0
@@ -56,6 +56,8 @@ class RunConfig:
     """Decoupled, of AdamW."""
     max_grad_norm: float | None = 1.0
     """Largest global gradient norm; None does not clip."""
+    remat: Remat = "none"
+    """What the backward pass computes again instead of keeping it: `none`, `full` or `dots`, see `StepOptions`."""
     logging_steps: int = 10
     """Optimizer steps between reads of the metrics."""
     eval_strategy: Literal["no", "epoch"] = "epoch"
@@ -173,6 +175,7 @@ class RunConfig:
             loss_fn,
             accumulate_steps=self.accumulate_steps,
             clip_norm=self.max_grad_norm,
+            remat=self.remat,
             log_every=self.logging_steps,
             callbacks=callbacks,
             trackers=trackers,
