@@ -13,7 +13,7 @@ from crosstrain.data.phases import Batches
 from crosstrain.errors import ConfigError, require_count
 from crosstrain.metrics import MetricSum
 from crosstrain.state import TrainState
-from crosstrain.step import LossFn, StepOptions
+from crosstrain.step import Compile, LossFn, StepOptions
 from crosstrain.training.history import History
 from crosstrain.training.loop import Loop
 from crosstrain.training.lr_find import RangeCurve, RangeTest, range_test
@@ -35,6 +35,7 @@ class Trainer(Recipes):
         clip_norm: see `StepOptions`.
         clip_value: see `StepOptions`.
         grad_norm: see `StepOptions`.
+        compile: see `StepOptions`.
         layers: layer groups from first to last, one regular expression each, searched in canonical names; every
             parameter belongs to exactly one. For rates of layers and for `fine_tune`. By default the last layer, where
             names tell which it is (`head`, `lm_head`, `classifier`, `fc`, the highest number), and all before it.
@@ -60,6 +61,7 @@ class Trainer(Recipes):
         clip_norm: float | None = None,
         clip_value: float | None = None,
         grad_norm: bool = False,
+        compile: Compile = False,
         layers: Sequence[str] = (),
         log_every: int = 10,
         steps_per_call: int = 1,
@@ -83,7 +85,11 @@ class Trainer(Recipes):
             self._callbacks += (ProgressBar(title=accelerator.backend),)
         self._log_every, self._steps_per_call = log_every, steps_per_call
         self.options = StepOptions(
-            accumulate_steps=accumulate_steps, clip_norm=clip_norm, clip_value=clip_value, grad_norm=grad_norm
+            accumulate_steps=accumulate_steps,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            grad_norm=grad_norm,
+            compile=compile,
         )
         self._step = accelerator.train_step(loss_fn, **asdict(self.options))
         self._eval_step = accelerator.eval_step(loss_fn)

@@ -5,16 +5,20 @@ a `torch.optim.Optimizer` over foreach operations. One file for each family of `
 """
 
 from crosstrain_torch.optim.average import update_average
-from crosstrain_torch.optim.clipping import clip, global_norm
+from crosstrain_torch.optim.clipping import clip, global_norm, limit, norm_of
 from crosstrain_torch.optim.moments import set_counters, slots
 from crosstrain_torch.optim.rules import build, set_hyper
+from crosstrain_torch.optim.traced import traced
 
 __all__ = [
     "build",
     "clip",
     "global_norm",
+    "limit",
+    "norm_of",
     "set_counters",
     "set_hyper",
     "slots",
+    "traced",
     "update_average",
 ]
