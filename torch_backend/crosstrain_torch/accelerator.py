@@ -21,10 +21,11 @@ from crosstrain.sharding import PIPELINE_AXIS, SEQUENCE_AXIS, plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, Remat, RunStep, StepOptions, require_remat
 from crosstrain_torch import capture, compiled, evaluation, memory, models, naming, profiler, sharding, step
 from crosstrain_torch.collectives import all_gather
+from crosstrain_torch.host import copy_beside, to_numpy
 from crosstrain_torch.pixels import Augment
 from crosstrain_torch.precision import param_dtype
 from crosstrain_torch.program_cache import keep_programs
-from crosstrain_torch.state import TorchState, to_numpy
+from crosstrain_torch.state import TorchState
 
 
 class TorchAccelerator(Accelerator):
@@ -134,7 +135,7 @@ class TorchAccelerator(Accelerator):
         }
         if self.device.type == "cpu":
             return tensors
-        return {name: values.pin_memory().to(self.device, non_blocking=True) for name, values in tensors.items()}
+        return copy_beside(tensors, self.device)
 
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
         compiled.require_compilable(options, self.mesh)

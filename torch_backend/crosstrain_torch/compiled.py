@@ -1,6 +1,6 @@
 """Whole training steps by `torch.compile`: forward, backward, clipping and update of one step in one compiled call."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -69,16 +69,21 @@ class CompiledRun:
         state.wait_for_readers()
         program, count = self._program(state), self._options.accumulate_steps
         rows = self._runtime.rows(batch)
-        self._runtime.bind_random(state, state.step, rows, compiled=True)
         numbers = program.numbers(hyper, state.step)
-        if count == 1:
-            outputs = program.whole(batch, rows, numbers)
-        else:
-            outputs = program.accumulate(micro_batches(batch, rows, count), numbers)
+        parts = self._parts(state, batch, rows, count)
+        outputs = program.whole(*next(parts), numbers) if count == 1 else program.accumulate(parts, numbers)
         if not program.updates:
             state.update(*hyper)
         state.counters_stand_still = program.updates
         return self._runtime.metrics(outputs, {"learning_rate": hyper[0]})
+
+    def _parts(
+        self, state: TorchState, batch: Batch, rows: torch.Tensor, count: int
+    ) -> Iterator[tuple[Batch, torch.Tensor]]:
+        """Micro-batches, each with the randomness of its rows."""
+        for part, own in micro_batches(batch, rows, count) if count > 1 else ((batch, rows),):
+            self._runtime.bind_random(state, state.step, own, compiled=True)
+            yield part, own
 
     def _program(self, state: TorchState) -> "_Program":
         cache = self._programs.setdefault(state, {})
