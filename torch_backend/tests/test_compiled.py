@@ -30,8 +30,11 @@ OPTIMIZERS = {
     "muon": ct.muon(0.02),  # has no update for compilers
 }
 
-# Where torch cannot trace on, it looks at all tensors that are there.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+# Where torch cannot trace on it looks at all tensors that are there; Inductor imports what torch itself deprecates.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
+]
 
 
 @pytest.fixture
