@@ -9,7 +9,7 @@ RIVALS := examples/benchmarks/rivals/requirements.txt
 # Two workers suit two cores; more share the machine with the processes that distributed tests start.
 JOBS ?= 2
 
-.PHONY: demo test test-all test-deepspeed parity parity-mesh bench check format clean setup
+.PHONY: demo test test-all test-deepspeed parity parity-mesh bench bench-growth bench-gpu check format clean setup
 .DEFAULT_GOAL := demo
 
 # Tests run in JOBS processes beside each other, so each gets one thread.
@@ -37,6 +37,13 @@ parity-mesh: $(STAMP)
 
 bench: $(BENCH)/.installed
 	cd examples/benchmarks && $(CURDIR)/$(BENCH)/bin/python -m rivals
+
+# A step as the work grows, beside plain loops; and what only a GPU can show (without one it says so).
+bench-growth: $(STAMP)
+	$(BIN)/python examples/benchmarks/growth.py
+
+bench-gpu: $(STAMP)
+	$(BIN)/python examples/benchmarks/gpu.py $(if $(CIFAR),--cifar $(CIFAR))
 
 check: $(STAMP)
 	$(BIN)/ruff check .

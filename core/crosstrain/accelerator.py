@@ -28,9 +28,11 @@ from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.precision import Precision
 from crosstrain.probe import Inspection
 from crosstrain.processes import Processes
+from crosstrain.program_cache import CompileCache, cache_folder
 from crosstrain.sharding import ShardingRules
 from crosstrain.state import TrainState
 from crosstrain.step import (
+    Compile,
     EvalStep,
     GradientStep,
     LossFn,
@@ -65,6 +67,9 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         debug: processes agree on every batch before a step uses it, so that one that gives other shapes, or does
             something else, is named instead of waited for. Costs an exchange per step.
         deepspeed: ZeRO by DeepSpeed on the torch engine (`pip install 'crosstrain[deepspeed]'`).
+        compile_cache: where programs that took JAX over a second to compile, or that torch compiled, are kept for the
+            next start: True in the user's cache folder, or a folder; False leaves the framework's settings. A folder
+            that the framework was given goes first.
 
     Raises:
         BackendError: the engine is unknown or not installed.
@@ -95,6 +100,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         platform: Platform | None = None,
         debug: bool = False,
         deepspeed: DeepSpeed | None = None,
+        compile_cache: CompileCache = True,
     ) -> None:
         if nan_policy not in get_args(NanPolicy):
             raise ConfigError(f"nan_policy must be 'ignore' or 'raise', got nan_policy={nan_policy!r}.")
@@ -108,6 +114,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         self.precision, self.deepspeed = Precision.parse(precision), deepspeed
         self.seed = seed
         self.nan_policy: NanPolicy = nan_policy
+        self._cache_folder = cache_folder(compile_cache, self.backend)
         self._open(platform)
         self.mesh_sizes = self._fit_mesh(mesh or MeshSpec())
         if deepspeed is not None:
@@ -209,6 +216,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         clip_value: float | None = None,
         grad_norm: bool = False,
         remat: Remat = "none",
+        compile: Compile = False,
     ) -> TrainStep:
         """Compiles a loss function into `step(state, batch) -> Metrics`.
 
@@ -223,9 +231,10 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
             clip_value: see `StepOptions`.
             grad_norm: see `StepOptions`.
             remat: see `StepOptions`.
+            compile: see `StepOptions`.
 
         Raises:
-            ConfigError: an option out of range.
+            ConfigError: an option out of range, or one that the engine cannot compile on this mesh.
         """
         options = StepOptions(
             accumulate_steps=accumulate_steps,
@@ -233,6 +242,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
             clip_value=clip_value,
             grad_norm=grad_norm,
             remat=remat,
+            compile=compile,
         )
         return TrainStep(self._train_step(loss_fn, options), self.to_device, self.nan_policy)
 

@@ -13,6 +13,7 @@ from crosstrain.state import Gradients, TrainState, require_trainable
 
 NanPolicy = Literal["ignore", "raise"]
 Remat = Literal["none", "full", "dots"]
+Compile = Literal[False, "model", "step"]
 LossFn = Callable[..., Any]
 
 
@@ -30,6 +31,9 @@ class StepOptions:
         remat: what the backward pass computes again instead of keeping it, in each block of the model: `none`, `full`
             (everything but the block's input), or `dots` (everything but products with weights). A block is an
             entry of an `nnx.List` or `nn.ModuleList` that has no running statistics. The result is the same.
+        compile: what `torch.compile` compiles: nothing, the forward pass with the loss and its backward pass
+            (`model`), or the whole step with clipping and update (`step`). The result is the same. JAX always compiles
+            whole steps, whatever stands here.
     """
 
     accumulate_steps: int = 1
@@ -37,10 +41,13 @@ class StepOptions:
     clip_value: float | None = None
     grad_norm: bool = False
     remat: Remat = "none"
+    compile: Compile = False
 
     def __post_init__(self) -> None:
         require_count("accumulate_steps", self.accumulate_steps)
         require_remat(self.remat)
+        if self.compile not in get_args(Compile):
+            raise ConfigError(f"compile must be False, 'model' or 'step', got compile={self.compile!r}.")
         _ = self.clipping
 
     @property

@@ -14,7 +14,7 @@ from crosstrain.data.viewing import Views
 from crosstrain.errors import ConfigError, require_count
 from crosstrain.metrics import MetricSum
 from crosstrain.state import TrainState
-from crosstrain.step import LossFn, Remat, StepOptions
+from crosstrain.step import Compile, LossFn, Remat, StepOptions
 from crosstrain.training.history import History
 from crosstrain.training.loop import Loop
 from crosstrain.training.lr_find import RangeCurve, RangeTest, range_test
@@ -37,6 +37,7 @@ class Trainer(Recipes):
         clip_value: see `StepOptions`.
         grad_norm: see `StepOptions`.
         remat: see `StepOptions`.
+        compile: see `StepOptions`.
         layers: layer groups from first to last, one regular expression each, searched in canonical names; every
             parameter belongs to exactly one. For rates of layers and for `fine_tune`. By default the last layer, where
             names tell which it is (`head`, `lm_head`, `classifier`, `fc`, the highest number), and all before it.
@@ -63,6 +64,7 @@ class Trainer(Recipes):
         clip_value: float | None = None,
         grad_norm: bool = False,
         remat: Remat = "none",
+        compile: Compile = False,
         layers: Sequence[str] = (),
         log_every: int = 10,
         steps_per_call: int = 1,
@@ -91,6 +93,7 @@ class Trainer(Recipes):
             clip_value=clip_value,
             grad_norm=grad_norm,
             remat=remat,
+            compile=compile,
         )
         self._step = accelerator.train_step(loss_fn, **asdict(self.options))
         self._eval_step = accelerator.eval_step(loss_fn)

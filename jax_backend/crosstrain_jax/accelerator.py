@@ -26,6 +26,7 @@ from crosstrain_jax.layout import LayoutCache
 from crosstrain_jax.materialise import materialise
 from crosstrain_jax.pixels import Augment
 from crosstrain_jax.precision import param_dtype, scope
+from crosstrain_jax.program_cache import keep_programs
 from crosstrain_jax.state import JaxState
 
 
@@ -114,6 +115,7 @@ class JaxAccelerator(Accelerator):
                 "casting must be 'cast' on the jax engine, got casting='autocast', which only torch has. "
                 "Use precision='bf16'."
             )
+        keep_programs(self._cache_folder)
         self._devices = sharding.choose_devices(platform)
         self.process_count = jax.process_count()
         self.process_index = jax.process_index()

@@ -21,9 +21,11 @@ SNAPSHOT = Path(__file__).parent / "public_api.txt"
 WITHOUT_TWIN = {
     "layout.py",  # what a JAX state is besides its flat arrays; torch modules hold their own
     "flops.py",  # of a traced program; torch counts with torch.utils.flop_counter
+    "compiled.py",  # torch.compile of whole steps; on JAX every step is one
     "hlo.py",  # XLA's program for all devices; torch has none
     "defaults.py",  # JAX's defaults that differ from torch's, for diagnosis
     "models/blocks.py",  # blocks as one stack of arrays, which a loop or a pipeline runs; torch runs them one by one
+    "optim/traced.py",  # updates for it; optax's are functions already
     # XLA splits arrays by itself: on torch FSDP2, tensor-parallel layers, experts and local parts are pieces.
     "ddp.py",
     "experts.py",

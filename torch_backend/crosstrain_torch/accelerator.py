@@ -19,11 +19,13 @@ from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.sharding import PIPELINE_AXIS, SEQUENCE_AXIS, plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, Remat, RunStep, StepOptions, require_remat
-from crosstrain_torch import capture, evaluation, memory, models, naming, profiler, sharding, step
+from crosstrain_torch import capture, compiled, evaluation, memory, models, naming, profiler, sharding, step
 from crosstrain_torch.collectives import all_gather
+from crosstrain_torch.host import copy_beside, to_numpy
 from crosstrain_torch.pixels import Augment
 from crosstrain_torch.precision import param_dtype
-from crosstrain_torch.state import TorchState, to_numpy
+from crosstrain_torch.program_cache import keep_programs
+from crosstrain_torch.state import TorchState
 from crosstrain_torch.zero import ZeroRun, ZeroState, apart
 
 
@@ -145,10 +147,15 @@ class TorchAccelerator(Accelerator):
         }
         if self.device.type == "cpu":
             return tensors
-        return {name: values.pin_memory().to(self.device, non_blocking=True) for name, values in tensors.items()}
+        return copy_beside(tensors, self.device)
 
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
-        run = ZeroRun if self._splits_by_zero() else step.TrainRun
+        if self._splits_by_zero():
+            return ZeroRun(loss_fn, options, self._runtime)
+        compiled.require_compilable(options, self.mesh)
+        if options.compile:
+            keep_programs(self._cache_folder)
+        run = compiled.CompiledRun if options.compile == "step" else step.TrainRun
         return run(loss_fn, options, self._runtime)
 
     def _checkpoint_writer(self) -> Writer:

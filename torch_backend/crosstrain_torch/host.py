@@ -1,5 +1,6 @@
 """Between the devices and the host: tensors by canonical name, and the states of torch's generators."""
 
+import functools
 from collections.abc import Mapping
 from functools import partial
 from typing import Protocol
@@ -37,6 +38,25 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
     return np.array(tensor.cpu().numpy(), order="C")
+
+
+@functools.cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def copy_beside(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """Copies to a CUDA device, which go on while it computes what it was sent before.
+
+    They run on a stream of their own, from memory that does not move; what the device is sent from here on waits.
+    """
+    compute, beside = torch.cuda.current_stream(device), _copy_stream(device)
+    with torch.cuda.stream(beside):
+        copies = {name: each.pin_memory().to(device, non_blocking=True) for name, each in tensors.items()}
+    compute.wait_stream(beside)
+    for each in copies.values():
+        each.record_stream(compute)  # whose work it must outlive
+    return copies
 
 
 @torch.no_grad()

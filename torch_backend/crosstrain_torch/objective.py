@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from crosstrain.data.loader import WEIGHT
-from crosstrain.errors import LossError
+from crosstrain.errors import DataError, LossError
 from crosstrain.loss import Loss
 from crosstrain.objective import read_outputs
 from crosstrain.precision import Precision
@@ -101,6 +101,35 @@ def call(
         if split and any(isinstance(leaf, DTensor) for leaf in tree_leaves(result)):
             raise _split_parameters()
         return result
+
+
+def call_alone(objective: nn.Module, batch: Batch, precision: Precision) -> Any:
+    """As `call`, of one model that is not split, with its own weights: nothing but what a compiler can trace."""
+    if not casts(precision):
+        return objective(batch)
+    params = compute_params(objective.model, precision, "model.")
+    return functional_call(objective, params, (compute_batch(batch, precision),), tie_weights=False)
+
+
+def micro_batches(batch: Batch, rows: torch.Tensor, count: int) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """The parts of a batch with their rows: example r is in part r mod count.
+
+    Raises:
+        DataError: the batch does not split into so many.
+    """
+    if len(rows) % count:
+        raise micro_batch_error(len(rows), count)
+    for index in range(count):
+        part = slice(index, None, count)
+        yield {name: values[part] for name, values in batch.items()}, rows[part]
+
+
+def micro_batch_error(examples: int, count: int) -> DataError:
+    """The error for a batch that does not split into micro-batches."""
+    return DataError(
+        f"the batch must be a multiple of accumulate_steps on every process, got {examples} examples for "
+        f"accumulate_steps={count}. Use a batch size that accumulate_steps times the data axis divides."
+    )
 
 
 def _frozen(other: TorchState, precision: Precision, prefix: str) -> dict[str, torch.Tensor]:

@@ -33,20 +33,28 @@ class TorchOps(Ops):
         classes = logits.shape[-1]
         logits = self.upcast(logits)
         counted = labels != ignore_index
-        # torch raises on the CPU and aborts the CUDA context for a label out of range; the definition is NaN. Its own
-        # ignored labels have the value 0, so they may stay as they are.
-        outside = ((labels < 0) | (labels >= classes)) & counted
-        values = F.cross_entropy(
-            logits.reshape(-1, classes),
-            labels.masked_fill(outside, ignore_index).reshape(-1).long(),
-            reduction="none",
-            label_smoothing=label_smoothing,
-            ignore_index=ignore_index,
-        )
+        options: dict[str, Any] = {
+            "reduction": "none",
+            "label_smoothing": label_smoothing,
+            "ignore_index": ignore_index,
+        }
+        flat, wanted, outside = logits.reshape(-1, classes), labels.reshape(-1), None
+        # torch raises on the CPU and aborts the CUDA context for a label out of range; the definition is NaN. On the
+        # CPU labels are looked at only then. Its own ignored labels have the value 0, so they may stay as they are.
+        raises = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+        try:
+            values = F.cross_entropy(flat, wanted.long(), **options) if raises else None
+        except IndexError:
+            values = None
+        if values is None:
+            outside = ((labels < 0) | (labels >= classes)) & counted
+            wanted = labels.masked_fill(outside, ignore_index).reshape(-1)
+            values = F.cross_entropy(flat, wanted.long(), **options)
         values = values.reshape(labels.shape)
         if z_loss:
             values = values + (z_loss * logits.logsumexp(-1).square()).masked_fill(~counted, 0.0)
-        values = values.masked_fill(outside, torch.nan)
+        if outside is not None:
+            values = values.masked_fill(outside, torch.nan)
         return values, counted.to(values.dtype)
 
     def _accuracy(

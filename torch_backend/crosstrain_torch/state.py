@@ -65,6 +65,8 @@ class TorchState(TrainState):
         self.learning = Learning(self.shards)
         self.native_optimizer = None if optimizer is None else self._build_optimizer()
         self.reading: Future[None] | None = None
+        self.counters_stand_still = False
+        """Whether compiled updates were taken, which leave the optimizer's own counters as they are."""
         self.averages = {name: p.detach().clone() for name, p in self.params.items()} if average is not None else {}
         self._local_averages = [local(average) for average in self.averages.values() if not average.is_meta]
 
@@ -103,13 +105,9 @@ class TorchState(TrainState):
         for name, param in self.shards.local.items():
             param.grad = gradients.grads[name]
         self.learning.drop_others(self.shards.local.values())
-        self.clip(clipping)
+        optim.clip(self.learning.now, clipping, self.shards)
         self.update(*self.hyper())
         self._step += 1
-
-    def clip(self, clipping: Clipping, norm: torch.Tensor | None = None) -> None:
-        """Brings the gradients that are there within the limits; `norm` is their global norm where it is known."""
-        optim.clip(self.learning.now, clipping, self.shards, norm)
 
     def collect_gradients(self) -> list[torch.Tensor]:
         """This process's part of every gradient, after the last backward pass.
@@ -162,10 +160,17 @@ class TorchState(TrainState):
         """One native optimizer step, then the average; the gradients are gone after it."""
         optimizer = self.native_optimizer
         assert optimizer is not None
-        self._wait_for_readers()
+        self.wait_for_readers()
+        if self.counters_stand_still:
+            optim.set_counters(self.optimizer, optimizer, self._step)
+            self.counters_stand_still = False
         optim.set_hyper(self.optimizer, optimizer, rate, momentum)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        self.update_averages(average)
+
+    def update_averages(self, average: float) -> None:
+        """Takes the weights into the average with this share; of an average that pulls, they come back from it."""
         if self.averages and average:
             params = [param.detach() for param in self.shards.here]
             optim.update_average(self._local_averages, params, average)
@@ -175,7 +180,7 @@ class TorchState(TrainState):
     @contextlib.contextmanager
     def with_averages(self) -> Iterator[None]:
         """The averages in the place of the weights; they change places."""
-        self._wait_for_readers()
+        self.wait_for_readers()
         params = [param.detach() for param in self.shards.here]
 
         def swap() -> None:
@@ -211,7 +216,7 @@ class TorchState(TrainState):
         check_names("params", self.parameter_shapes, snapshot.params)
         check_names("buffers", naming.shapes(buffers), snapshot.buffers)
         check_slots({slot: naming.shapes(kept) for slot, kept in self._moments().items()}, snapshot)
-        self._wait_for_readers()
+        self.wait_for_readers()
         if snapshot.averages and self.averages:
             check_names("averages", self.parameter_shapes, snapshot.averages)
             copy_into(self.averages, snapshot.averages)
@@ -233,7 +238,7 @@ class TorchState(TrainState):
     @torch.no_grad()
     def set_tensors(self, values: Mapping[str, torch.Tensor], step: int) -> None:
         """Replaces all of `tensors`."""
-        self._wait_for_readers()
+        self.wait_for_readers()
         changing, steady = self.tensors()
         for name, target in (changing | steady).items():
             local(target).copy_(local(values[name]))
@@ -281,7 +286,8 @@ class TorchState(TrainState):
             new.state[param] = kept
         optim.set_counters(self.optimizer, new, self._step)
 
-    def _wait_for_readers(self) -> None:
+    def wait_for_readers(self) -> None:
+        """Returns once a checkpoint has copied what the next update changes."""
         reading, self.reading = self.reading, None
         if reading is not None:
             reading.result()

@@ -1,6 +1,7 @@
 """The torch engine's steps: forward, backward, exact reduction, clipping, update."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from crosstrain.data.loader import WEIGHT
-from crosstrain.errors import DataError
+from crosstrain.errors import ConfigError
 from crosstrain.loss import Loss
 from crosstrain.metrics import Metrics
 from crosstrain.models.experts import Balances, balances_of, bind_balances
@@ -22,7 +23,7 @@ from crosstrain.state import require_trainable
 from crosstrain.step import LossFn, Remat, StepHyper, StepOptions
 from crosstrain_torch import ddp, fsdp, optim
 from crosstrain_torch.collectives import all_reduce
-from crosstrain_torch.objective import Batch, Objective, Outputs, add, call, detach, read_losses
+from crosstrain_torch.objective import Batch, Objective, Outputs, add, call, detach, micro_batches, read_losses
 from crosstrain_torch.pipeline import Pipelined, require_alone
 from crosstrain_torch.precision import forward_scope
 from crosstrain_torch.remat import rematerialised
@@ -42,12 +43,26 @@ class Runtime:
         self.group, (self.part, self.parts) = mesh.losses, mesh.batch_part
         self.uses_ddp = mesh.native is None and mesh.world is not None
         self._dropout_key = seed_key(seed, "dropout")
+        self._rows: dict[int, torch.Tensor] = {}
 
-    def bind_random(self, state: TorchState, step: int, rows: torch.Tensor) -> None:
-        """Gives the model's dropout layers the randomness of the step that `step` updates came before."""
+    def rows(self, batch: Batch) -> torch.Tensor:
+        """Which examples of the global batch these are; the same tensor for every batch of one size."""
+        size = len(next(iter(batch.values())))
+        if size not in self._rows:
+            start = self.part * size
+            self._rows[size] = torch.arange(start, start + size, device=self.device)
+        return self._rows[size]
+
+    def bind_random(self, state: TorchState, step: int, rows: torch.Tensor, *, compiled: bool = False) -> None:
+        """Gives the model's dropout layers the randomness of the step that `step` updates came before.
+
+        A compiled model takes its key as data, for which nothing is compiled anew.
+        """
         if not state.dropouts:
             return
-        key = threefry2x32(self._dropout_key, step & WORD_MASK, 0, wrap=_wrap)
+        key: tuple[Any, Any] = threefry2x32(self._dropout_key, step & WORD_MASK, 0, wrap=_wrap)
+        if compiled:
+            key = tuple(torch.tensor(key, device=self.device).unbind())
         for dropout in state.dropouts:
             dropout.random = StepRandom(key, rows, _wrap)
 
@@ -83,10 +98,18 @@ def _wrap(word: Any) -> Any:
 class Gradient:
     """Runs a loss function forward and backward over micro-batches: leaves exact gradients in the parameters."""
 
-    def __init__(self, loss_fn: LossFn, runtime: Runtime, accumulate_steps: int = 1, remat: Remat = "none") -> None:
+    def __init__(
+        self,
+        loss_fn: LossFn,
+        runtime: Runtime,
+        accumulate_steps: int = 1,
+        remat: Remat = "none",
+        *,
+        compiled: bool = False,
+    ) -> None:
         self._loss_fn, self._runtime, self._count, self._remat = loss_fn, runtime, accumulate_steps, remat
+        self._compiled = compiled
         self._pipelined = Pipelined(loss_fn, read_losses, runtime, remat=remat)
-        self._positions: dict[int, torch.Tensor] = {}
         self._objectives: WeakKeyDictionary[TorchState, dict[Any, Objective | ddp.Replicas]] = WeakKeyDictionary()
 
     def __call__(self, state: TorchState, batch: Batch, others: tuple[TorchState, ...]) -> Outputs:
@@ -95,14 +118,14 @@ class Gradient:
         if self._runtime.mesh.stage is not None:
             require_alone(others)
             with fsdp.gathered_no_longer([state.model]):
-                parts = list(self._micro_batches(batch, self._rows(batch)))
+                parts = list(micro_batches(batch, self._runtime.rows(batch), self._count))
                 return self._finish(state, self._pipelined.gradients(state, parts))
         objective = self._objective(state, others)
         with fsdp.gathered_no_longer([each.model for each in (state, *others)]):
             if self._count > 1 or self._runtime.group is not None:
                 return self._accumulate(objective, state, batch, others)
             assert isinstance(objective, Objective)
-            outputs = self._forward(objective, state, batch, others, self._rows(batch))
+            outputs = self._forward(objective, state, batch, others, self._runtime.rows(batch))
             loss = outputs["loss"]
             (loss.sum / loss.weight).backward()
             state.collect_gradients()
@@ -113,7 +136,7 @@ class Gradient:
     ) -> Iterator[Outputs]:
         """The outputs of each micro-batch, by `model` around the state's own; their backward pass is the caller's."""
         objective = Objective(self._loss_fn, model, tuple(other.model for other in others))
-        for part, rows in self._micro_batches(batch, self._rows(batch)):
+        for part, rows in micro_batches(batch, self._runtime.rows(batch), self._count):
             yield self._forward(objective, state, part, others, rows)
 
     def _accumulate(
@@ -124,8 +147,8 @@ class Gradient:
         finds_out = replicas is not None and isinstance(objective, Objective)
         total: Outputs = {}
         reaches_all = True
-        rows = self._rows(batch)
-        for index, (part, part_rows) in enumerate(self._micro_batches(batch, rows)):
+        rows = self._runtime.rows(batch)
+        for index, (part, part_rows) in enumerate(micro_batches(batch, rows, self._count)):
             last = index == self._count - 1
             fsdp.set_sync(state.model, last)
             with contextlib.nullcontext() if last else ddp.without_sync(objective):
@@ -160,7 +183,7 @@ class Gradient:
         runtime = self._runtime
         # Also for the others, whose own count may stand still: the step is that of the state in training.
         for owner in (state, *others):
-            runtime.bind_random(owner, state.step, rows)
+            runtime.bind_random(owner, state.step, rows, compiled=self._compiled)
         balances = balances_of(state.model)
         bind_balances(state.model, balances)
         try:
@@ -182,30 +205,20 @@ class Gradient:
         loss = loss._replace(sum=loss.sum + balances.part(balance, *weights))
         return outputs | {"loss": loss, BALANCE: balance}
 
-    def _rows(self, batch: Batch) -> torch.Tensor:
-        """Which examples of the global batch these are; the same tensor for every batch of one size."""
-        size = len(next(iter(batch.values())))
-        if size not in self._positions:
-            start = self._runtime.part * size
-            self._positions[size] = torch.arange(start, start + size, device=self._runtime.device)
-        return self._positions[size]
-
-    def _micro_batches(self, batch: Batch, rows: torch.Tensor) -> Iterator[tuple[Batch, torch.Tensor]]:
-        if len(rows) % self._count:
-            raise micro_batch_error(len(rows), self._count)
-        for index in range(self._count):
-            part = slice(index, None, self._count)
-            yield {name: values[part] for name, values in batch.items()}, rows[part]
-
     def _objective(self, state: TorchState, others: tuple[TorchState, ...]) -> Objective | ddp.Replicas:
         cache = self._objectives.setdefault(state, {})
         # DistributedDataParallel reduces what had a gradient when it was made.
         key = (*state.learning.held, *(id(other) for other in others))
         if key not in cache:
             model, models = state.model, tuple(other.model for other in others)
+            if self._compiled:
+                require_no_experts(state)
 
             def make(kind: type[Objective]) -> Objective:
-                return kind(self._loss_fn, model, models)
+                made = kind(self._loss_fn, model, models)
+                if self._compiled:
+                    made.compile(**COMPILE_OPTIONS)  # at its first call, with its backward pass
+                return made
 
             world = self._runtime.mesh.world
             if self._runtime.uses_ddp and world is not None:
@@ -218,19 +231,32 @@ class Gradient:
         return cache[key]
 
 
-def micro_batch_error(examples: int, count: int) -> DataError:
-    """The error for a batch that does not split into micro-batches."""
-    return DataError(
-        f"the batch must be a multiple of accumulate_steps on every process, got {examples} examples for "
-        f"accumulate_steps={count}. Use a batch size that accumulate_steps times the data axis divides."
-    )
+def require_no_experts(state: TorchState) -> None:
+    """Refuses to compile a mixture: how many tokens an expert is given differs from step to step.
+
+    Raises:
+        ConfigError: says so.
+    """
+    if balances_of(state.model) is not None:
+        raise ConfigError(
+            "compile must be False for a model with experts on the torch engine, whose shapes are new in every step. "
+            "Use compile=False, or the jax engine."
+        )
+
+
+# Each compiled step with a limit of its own on how often it is compiled.
+COMPILE_OPTIONS: dict[str, Any] = (
+    {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
+)
 
 
 class TrainRun:
     """One optimizer step; see `crosstrain.step.RunStep`."""
 
     def __init__(self, loss_fn: LossFn, options: StepOptions, runtime: Runtime) -> None:
-        self._gradient = Gradient(loss_fn, runtime, options.accumulate_steps, options.remat)
+        self._gradient = Gradient(
+            loss_fn, runtime, options.accumulate_steps, options.remat, compiled=options.compile == "model"
+        )
         self._options, self._runtime = options, runtime
         self._clipping = options.clipping
         self._looks_at_gradients = options.wants_norm or options.clip_value is not None
@@ -243,7 +269,7 @@ class TrainRun:
             if self._options.wants_norm:
                 norm = optim.global_norm(state.learning.now, state.shards)
                 outputs["grad_norm"] = Loss(norm, 1.0)
-            state.clip(self._clipping, norm)
+            optim.clip(state.learning.now, self._clipping, state.shards, norm)
         state.update(*hyper)
         return self._runtime.metrics(outputs, {"learning_rate": hyper[0]})
 

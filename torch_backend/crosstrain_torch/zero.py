@@ -84,7 +84,7 @@ class ZeroState(TorchState):
     def step_zero(self, hyper: StepHyper, scale: float, clipping: Clipping) -> float:
         """Divides what backward passes have added up by `scale`, clips and updates; the norm before clipping."""
         optim.set_hyper(self.optimizer, self._inner, hyper[0], hyper[1])
-        self._wait_for_readers()
+        self.wait_for_readers()
         wrapper = self.engine.optimizer
         wrapper.override_loss_scale(scale)
         wrapper.clip_grad = clipping.norm or 0.0
@@ -108,7 +108,7 @@ class ZeroState(TorchState):
         check_names("params", self.parameter_shapes, snapshot.params)
         check_names("buffers", naming.shapes(buffers), snapshot.buffers)
         check_slots(dict.fromkeys(self._slots(), self.parameter_shapes), snapshot)
-        self._wait_for_readers()
+        self.wait_for_readers()
         for name in self._shapes:
             self._write(name, None, snapshot.params[name])
             for slot, key in self._slots().items() if snapshot.moments else ():
@@ -133,7 +133,7 @@ class ZeroState(TorchState):
     @torch.no_grad()
     def set_tensors(self, values: Mapping[str, torch.Tensor], step: int) -> None:
         """Replaces all of `tensors`."""
-        self._wait_for_readers()
+        self.wait_for_readers()
         changing, steady = self.tensors()
         for name, target in (changing | steady).items():
             target.copy_(values[name])
@@ -219,6 +219,8 @@ class ZeroRun:
     def __init__(self, loss_fn: LossFn, options: StepOptions, runtime: Runtime) -> None:
         if options.clip_value is not None:
             raise ConfigError(f"clip_value must be None with deepspeed, got {options.clip_value}. Use clip_norm.")
+        if options.compile:
+            raise ConfigError(f"compile must be False with deepspeed, got compile={options.compile!r}.")
         self._gradient = Gradient(loss_fn, runtime, options.accumulate_steps, options.remat)
         self._options, self._runtime = options, runtime
 

@@ -86,8 +86,9 @@ def table(workload: Workload, contestants: list[Contestant]) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     median = {each.name: statistics.median(each.seconds) * SCALE[workload.unit] for each in contestants}
     for each in contestants:
-        engine = each.name.split(",")[0]
-        best = min(value for name, value in median.items() if name.startswith(f"{engine}, raw"))
+        group = each.name.split(":")[0] if "compiled" in each.name else each.name.split(",")[0]
+        raw = ("torch, compiled: raw",) if "compiled" in group else (f"{group}, raw", f"{group} raw")
+        best = min(value for name, value in median.items() if name.startswith(raw))
         low, high = (bound(each.seconds) * SCALE[workload.unit] for bound in (min, max))
         yield (
             f"| {each.name} | {median[each.name]:.1f} | {low:.1f} to {high:.1f} | {median[each.name] / best:.2f} | "

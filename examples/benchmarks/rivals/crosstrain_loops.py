@@ -52,6 +52,11 @@ def torch(name: str) -> Block:
     return _single(name, "torch")
 
 
+def torch_compiled(name: str) -> Block:
+    """With whole steps compiled."""
+    return _single(name, "torch", compile="step")
+
+
 def jax_many(name: str) -> Block:
     """Twenty steps in one call."""
     step, state, batches = _start(name, "jax")

@@ -61,6 +61,38 @@ def channels_last(name: str) -> Block:
     return _loop(name, models_torch.make(name).to(memory_format=torch.channels_last), fused=True)
 
 
+def compiled(name: str) -> Block:
+    """Forward, backward and AdamW in one compiled function, the fastest loop that torch allows."""
+    torch._dynamo.config.trace_autograd_ops = True
+    model = models_torch.make(name)
+    params = list(model.parameters())
+    first, second = ([torch.zeros_like(each) for each in params] for _ in range(2))
+    batches, count = itertools.cycle(_batches(name)), 0
+
+    def step(x: torch.Tensor, y: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        loss = loss_of(model, x, y)
+        grads = torch.autograd.grad(loss, params)
+        with torch.no_grad():
+            rate, first_share, second_share = numbers.unbind()
+            for param, grad, m, v in zip(params, grads, first, second, strict=True):
+                m.lerp_(grad, 0.1)
+                v.mul_(0.999).addcmul_(grad, grad, value=0.001)
+                direction = (m / first_share) / ((v / second_share).sqrt() + 1e-8)
+                param.sub_(rate * (direction + DECAY * param))
+        return loss.detach()
+
+    step = torch.compile(step, fullgraph=True)
+
+    def block(steps: int) -> float:
+        nonlocal count
+        for batch in itertools.islice(batches, steps):
+            count += 1
+            loss = step(*batch, torch.tensor([RATE, 1 - 0.9**count, 1 - 0.999**count]))
+        return loss.item()
+
+    return block
+
+
 def accelerate(name: str) -> Block:
     """https://huggingface.co/docs/accelerate, "Add Accelerate to your code"; batches are on the device already."""
     from accelerate import Accelerator

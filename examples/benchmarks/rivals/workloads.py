@@ -67,11 +67,13 @@ MLP = Workload(
         "jax, crosstrain, 20 steps a call": "crosstrain_loops:jax_many",
         "torch, raw: eager loop": "torch_loops:eager",
         "torch, raw: fused AdamW": "torch_loops:fused",
+        "torch, compiled: raw": "torch_loops:compiled",
         "torch, Fabric": "torch_loops:fabric",
         "torch, Accelerate": "torch_loops:accelerate",
         "torch, Transformers Trainer": "torch_loops:transformers",
         "torch, Keras fit": "keras_loops:fit_torch",
         "torch, crosstrain": "crosstrain_loops:torch",
+        "torch, compiled: crosstrain": "crosstrain_loops:torch_compiled",
     },
 )
 RESNET = Workload(
@@ -104,8 +106,10 @@ GPT = Workload(
         "jax, crosstrain": "crosstrain_loops:jax",
         "torch, raw: eager loop": "torch_loops:eager",
         "torch, raw: fused AdamW": "torch_loops:fused",
+        "torch, compiled: raw": "torch_loops:compiled",
         "torch, Accelerate": "torch_loops:accelerate",
         "torch, crosstrain": "crosstrain_loops:torch",
+        "torch, compiled: crosstrain": "crosstrain_loops:torch_compiled",
     },
 )
 WORKLOADS = {"mlp": MLP, "resnet9": RESNET, "gpt": GPT}

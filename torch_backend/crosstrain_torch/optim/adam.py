@@ -3,7 +3,7 @@
 import torch
 
 from crosstrain.optim import Adam
-from crosstrain_torch.optim.base import Group, Kept, Rule, Tensors, column, set_beta1, start_step
+from crosstrain_torch.optim.base import Group, Kept, Rule, Tensors, Traced, column, set_beta1, start_step
 
 MOMENTS = {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 
@@ -48,5 +48,36 @@ def _adamw(spec: Adam, groups: list[Group]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=0.0, betas=betas_of(spec), eps=spec.eps, fused=True)
 
 
-ADAM = Rule(_adam, _start_fused, MOMENTS, set_beta1)
-ADAMW = Rule(_adamw, _start_fused, MOMENTS, set_beta1)
+def _numbers(spec: Adam, rate: float, momentum: float, count: int) -> tuple[float, ...]:
+    return rate, momentum, 1.0 - momentum**count, spec.betas[1], 1.0 - spec.betas[1] ** count
+
+
+def _trace_adam(group: Group, params: Tensors, grads: Tensors, kept: list[Kept], numbers: Tensors) -> None:
+    if group["weight_decay"]:
+        torch._foreach_add_(grads, params, alpha=group["weight_decay"])
+    _move(group, params, grads, kept, numbers, 0.0)
+
+
+def _trace_adamw(group: Group, params: Tensors, grads: Tensors, kept: list[Kept], numbers: Tensors) -> None:
+    _move(group, params, grads, kept, numbers, group["weight_decay"])
+
+
+def _move(group: Group, params: Tensors, grads: Tensors, kept: list[Kept], numbers: Tensors, decay: float) -> None:
+    rate, b1, first_share, b2, second_share = numbers
+    first, second = column(kept, "exp_avg"), column(kept, "exp_avg_sq")
+    torch._foreach_mul_(first, b1)
+    torch._foreach_add_(first, torch._foreach_mul(grads, 1.0 - b1))
+    torch._foreach_mul_(second, b2)
+    torch._foreach_add_(second, torch._foreach_mul(torch._foreach_mul(grads, grads), 1.0 - b2))
+    denominators = torch._foreach_div(second, second_share)
+    torch._foreach_sqrt_(denominators)
+    torch._foreach_add_(denominators, group["eps"])
+    directions = torch._foreach_div(first, first_share)
+    torch._foreach_div_(directions, denominators)
+    if decay:
+        torch._foreach_add_(directions, params, alpha=decay)
+    torch._foreach_sub_(params, torch._foreach_mul(directions, rate))
+
+
+ADAM = Rule(_adam, _start_fused, MOMENTS, set_beta1, traced=Traced(_numbers, _trace_adam, 5))
+ADAMW = Rule(_adamw, _start_fused, MOMENTS, set_beta1, traced=Traced(_numbers, _trace_adamw, 5))

@@ -21,6 +21,20 @@ def _one_kind(spec: Any, role: Role, dimensions: int) -> str:
     return ""
 
 
+class Traced(NamedTuple):
+    """An update for a compiler: numbers that are data, and tensor operations in place that take them.
+
+    Attributes:
+        numbers: spec, rate, momentum, and which update of the parameters it is (1 for the first) -> `size` of them.
+        update: group, parameters, gradients (which it may overwrite), what is kept, and the numbers, scalar tensors.
+        size: how many numbers there are.
+    """
+
+    numbers: Callable[[Any, float, float, int], tuple[float, ...]]
+    update: Callable[[Group, Tensors, Tensors, list[Kept], Tensors], None]
+    size: int
+
+
 class Rule(NamedTuple):
     """How one kind of spec becomes a torch optimizer.
 
@@ -32,6 +46,7 @@ class Rule(NamedTuple):
         means: key of what the optimizer keeps -> the dimension that it is a mean over, of size 1.
         set_momentum: puts this step's momentum into a group; None where there is none.
         kind: spec, role and dimensions -> which of a spec's updates a parameter follows.
+        traced: the update for a compiler, with `weight_decay` and what `build` puts into groups; None for none.
     """
 
     build: Callable[[Any, list[Group]], torch.optim.Optimizer]
@@ -40,6 +55,7 @@ class Rule(NamedTuple):
     set_momentum: Callable[[Group, float], None] | None = None
     kind: Callable[[Any, Role, int], str] = _one_kind
     means: Mapping[str, int] = {}
+    traced: Traced | None = None
 
 
 class Foreach(torch.optim.Optimizer):

@@ -10,8 +10,13 @@ def global_norm(params: list[torch.Tensor], shards: Shards) -> torch.Tensor:
     """L2 norm over all gradients of these local parameters together, each gradient whole."""
     grads = [param.grad for param in params if param.grad is not None]
     if not shards.is_spread:
-        return torch.nn.utils.get_total_norm(grads)
+        return norm_of(grads)
     return shards.total_norm([param for param in params if param.grad is not None], grads)
+
+
+def norm_of(grads: list[torch.Tensor]) -> torch.Tensor:
+    """L2 norm over whole gradients together."""
+    return torch.nn.utils.get_total_norm(grads)
 
 
 def clip(params: list[torch.Tensor], clipping: Clipping, shards: Shards, norm: torch.Tensor | None = None) -> None:
@@ -22,8 +27,12 @@ def clip(params: list[torch.Tensor], clipping: Clipping, shards: Shards, norm: t
     grads = [param.grad for param in params if param.grad is not None]
     if clipping.norm is not None and norm is None and (grads or shards.is_spread):
         norm = global_norm(params, shards)
-    if not grads:
-        return
+    if grads:
+        limit(grads, clipping, norm)
+
+
+def limit(grads: list[torch.Tensor], clipping: Clipping, norm: torch.Tensor | None) -> None:
+    """As `clip`, of gradients whose norm is known where it matters."""
     if clipping.value is not None:
         torch._foreach_clamp_min_(grads, -clipping.value)
         torch._foreach_clamp_max_(grads, clipping.value)

@@ -3,7 +3,7 @@
 import torch
 
 from crosstrain.optim import Sgd
-from crosstrain_torch.optim.base import NEARLY_ZERO, Group, Kept, Rule
+from crosstrain_torch.optim.base import NEARLY_ZERO, Group, Kept, Rule, Tensors, Traced, column
 
 
 def _build(spec: Sgd, groups: list[Group]) -> torch.optim.Optimizer:
@@ -20,4 +20,23 @@ def set_momentum(group: Group, momentum: float) -> None:
     group["momentum"] = momentum or (NEARLY_ZERO if group["momentum"] else 0.0)
 
 
-SGD = Rule(_build, _start, {"momentum": "momentum_buffer"}, set_momentum)
+def _numbers(spec: Sgd, rate: float, momentum: float, count: int) -> tuple[float, ...]:
+    return rate, momentum
+
+
+def _trace(group: Group, params: Tensors, grads: Tensors, kept: list[Kept], numbers: Tensors) -> None:
+    rate, momentum = numbers
+    if group["weight_decay"]:
+        torch._foreach_add_(grads, params, alpha=group["weight_decay"])
+    directions = grads
+    if group["momentum"]:  # of the spec; this step's is a number
+        momenta = column(kept, "momentum_buffer")
+        torch._foreach_mul_(momenta, momentum)
+        torch._foreach_add_(momenta, grads)
+        directions = (
+            list(torch._foreach_add(grads, torch._foreach_mul(momenta, momentum))) if group["nesterov"] else momenta
+        )
+    torch._foreach_sub_(params, torch._foreach_mul(directions, rate))
+
+
+SGD = Rule(_build, _start, {"momentum": "momentum_buffer"}, set_momentum, traced=Traced(_numbers, _trace, 2))
