@@ -25,8 +25,8 @@ def whitening_filters(images: np.ndarray, size: int = 3, *, eps: float = 1e-2) -
     Raises:
         DataError: other shapes or types, images smaller than a patch, or an eps that is not positive.
 
-    Source: Page 2019, "How to train your ResNet 8: bag of tricks" (eps 1e-2, size 3); as `init_whitening_conv` of
-    tysam-code's hlb-CIFAR10 and Jordan's airbench (size 2), which do not subtract the mean.
+    Source: Page 2019, "How to train your ResNet 8: bag of tricks" (size 3, eps 1e-2); `init_whitening_conv` of
+    hlb-CIFAR10 (eps 1e-2) and of airbench (size 2, eps 5e-4). Page and airbench do not subtract the mean.
     """
     require_count("size", size, DataError)
     if not eps > 0:
