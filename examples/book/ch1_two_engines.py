@@ -4,18 +4,14 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
 # ---
 
 # %% [markdown]
 # # 1. A tensor program on two engines
 #
-# The smallest program worth differentiating is one matrix product, one softmax and one gradient: logistic regression. We write
-# it in NumPy, JAX and PyTorch, get the same numbers, and then look hard at the last digits, because that is where the rest of
-# this book happens: whoever cannot say why two *correct* programs differ cannot say that a third one is wrong.
+# The smallest program worth differentiating is one matrix product, one softmax and one gradient: logistic regression.
+# We write it in NumPy, JAX and PyTorch, and then look hard at the last digits: whoever cannot say why two *correct*
+# programs differ cannot say that a third one is wrong.
 
 # %%
 import jax
@@ -25,7 +21,9 @@ import torch
 
 import crosstrain as ct
 
-digits = ct.data.digits().train  # 1438 images of 8x8 pixels; everything in this book trains on data that is on your disk
+digits = (
+    ct.data.digits().train
+)  # 1438 images of 8x8 pixels; everything in this book trains on data that is on your disk
 x = digits["image"].reshape(-1, 64).astype(np.float64)
 y = np.eye(10)[digits["label"]]  # one-hot, (N, 10)
 w = np.random.default_rng(0).normal(size=(64, 10)) / 8
@@ -40,9 +38,9 @@ def gap(a, b):
 # %% [markdown]
 # ## The gradient by hand
 #
-# $p = \mathrm{softmax}(xw)$ and $L = -\frac1N\sum y\log p$. The derivative of softmax followed by cross-entropy is the famous
-# short one, $p - y$, so the gradient is $\frac1N x^T (p - y)$. Subtracting the largest logit changes nothing but keeps `exp`
-# from overflowing.
+# $p = \mathrm{softmax}(xw)$ and $L = -\frac1N\sum y\log p$. The derivative of softmax followed by cross-entropy is the
+# famous short one, $p - y$, so the gradient is $\frac1N x^T (p - y)$. Subtracting the largest logit changes nothing
+# but keeps `exp` from overflowing.
 
 
 # %%
@@ -54,14 +52,14 @@ def by_hand(x, y, w):
 
 
 loss, gradient = by_hand(x, y, w)
-print(f"by hand: loss {loss:.12f}, largest entry of the gradient {np.abs(gradient).max():.12f}")
+print(f"by hand: loss {loss:.12f}")
 
 # %% [markdown]
 # ## The gradient by machine, twice
 #
-# JAX **transforms functions**: `value_and_grad` takes a pure function and returns another function. PyTorch **records a tape**:
-# `w` is told that somebody will ask, every operation notes how to go back, and `backward()` walks the notes. Two designs, and
-# one calculus: both are reverse-mode differentiation.
+# JAX **transforms functions**: `value_and_grad` takes a pure function and returns another one. PyTorch **records a
+# tape**: `w` is told that somebody will ask, every operation notes how to go back, and `backward()` walks the notes.
+# Two designs, and one calculus: reverse-mode differentiation.
 
 
 # %%
@@ -83,13 +81,15 @@ def in_torch(x, y, w):
 with jax.enable_x64(True):  # without it JAX turns float64 into float32, and says nothing
     for engine in (in_jax, in_torch):
         its_loss, its_gradient = engine(x, y, w)
-        print(f"{engine.__name__}: loss off by {gap(loss, its_loss):.1e}, gradient by {gap(gradient, its_gradient):.1e}")
+        print(
+            f"{engine.__name__}: loss off by {gap(loss, its_loss):.1e}, gradient by {gap(gradient, its_gradient):.1e}"
+        )
         assert gap(loss, its_loss) < 1e-14
         assert gap(gradient, its_gradient) < 1e-13
 
 # %% [markdown]
-# In float64 the three are equal, up to a few units in the last of sixteen digits. That is the test that the programs *mean* the
-# same. Now in float32, where everybody trains:
+# In float64 the three are equal, up to a few units in the last of sixteen digits. That is the test that the programs
+# *mean* the same. Now in float32, where everybody trains:
 
 # %%
 x32, y32, w32 = (each.astype(np.float32) for each in (x, y, w))
@@ -101,9 +101,9 @@ assert not np.array_equal(jax32, torch32)
 assert max(gap(exact, jax32), gap(exact, torch32)) < 1e-5
 
 # %% [markdown]
-# Neither is right, and neither is wrong. Floating-point addition rounds after every step, so $(a+b)+c \neq a+(b+c)$, and
-# libraries choose their own order: blocks that fit a cache, lanes of a vector unit, halves for every thread. Here is one column
-# of the very sum that the gradient is made of, added up in four orders:
+# Neither is right, and neither is wrong. Floating-point addition rounds after every step, so $(a+b)+c \neq a+(b+c)$,
+# and libraries choose their own order: blocks that fit a cache, lanes of a vector unit. Here is one of the very sums
+# that the gradient is made of, added up in four orders:
 
 # %%
 terms = (x32[:, 20] * (0.1 - y32[:, 3])).astype(np.float32)
@@ -120,8 +120,8 @@ assert len(set(orders.values())) > 1
 assert all(abs(total - truth) < 1e-5 * np.abs(terms).sum() for total in orders.values())
 
 # %% [markdown]
-# So here is the fair question to ask about two engines: do they differ by more than *one* engine differs from itself when
-# only the order changes? Shuffling the examples changes no mean and no gradient, only the order of sums.
+# So the fair question about two engines is: do they differ by more than *one* engine differs from itself when only the
+# order changes? Shuffling the examples changes no mean and no gradient, only the order of sums.
 
 # %%
 shuffled = ct.random.permutation(0, 0, len(x))
@@ -132,8 +132,8 @@ assert gap(torch32, jax32) < 10 * itself
 # %% [markdown]
 # ## Randomness is not rounding
 #
-# The other reason for two curves is chance. Both frameworks have good generators, and they are different ones. Moreover
-# torch's numbers depend on what was drawn *before* (a state that moves), JAX's on a key that you pass (a function).
+# The other reason for two curves is chance. Both frameworks have good generators, and they are different ones: torch's
+# numbers depend on what was drawn *before* (a state that moves), JAX's on a key that you pass (a function).
 
 # %%
 torch.manual_seed(0)
@@ -145,9 +145,8 @@ assert np.array_equal(jax.random.normal(key, 3), jax.random.normal(key, 3))  # t
 assert not np.allclose(first, jax.random.normal(key, 3))  # the same seed, another generator
 
 # %% [markdown]
-# crosstrain takes the functional view on both engines. Initial weights are a function of (seed, name of the parameter); a dropout
-# mask is one of (seed, step, layer, example). So a model starts from the same bits and drops the same units, and with dropout
-# switched *on* two engines still agree to the last digits:
+# crosstrain takes the functional view on both engines. Initial weights are a function of (seed, parameter), dropout
+# masks of (seed, step, layer, example). So two models start from the same bits and drop the same units:
 
 
 # %%
@@ -169,5 +168,5 @@ assert gap(losses["jax", 0.5], losses["torch", 0.5]) < 1e-14
 assert gap(losses["jax", 0.0], losses["jax", 0.5]) > 1e-3  # the masks really did something
 
 # %% [markdown]
-# With meaning pinned in float64, chance pinned by counters, and rounding measured against itself, any difference that is left
-# is a *finding*. Chapter 2 builds the training loop on that; chapter 6 plants bugs and finds them.
+# With meaning pinned in float64, chance pinned by keys, and rounding measured against itself, any difference that is
+# left is a *finding*.

@@ -4,19 +4,15 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
 # ---
 
 # %% [markdown]
 # # 2. The training loop, from nothing
 #
-# A training loop is five lines: take a batch, compute the loss, differentiate it, change the weights, repeat. Everything else in
-# a training library is about doing these five lines faster, on more machines, or after a crash. We write them bare in JAX and in
-# PyTorch, with an optimizer made of plain arithmetic, and then hand over to crosstrain one line at a time. All six runs
-# must print the same losses. In float64 that is a sharp test: a loop that forgets the bias correction of Adam does not pass it.
+# A training loop is five lines: take a batch, compute the loss, differentiate it, change the weights, repeat. The rest
+# of a training library is about doing so faster, on more machines, or after a crash. We write the lines bare in JAX
+# and in PyTorch, with an optimizer of plain arithmetic, and then hand over to crosstrain. All six runs must print the
+# same losses, in float64: a loop that forgets Adam's bias correction does not pass.
 
 # %%
 import jax
@@ -30,7 +26,6 @@ digits = ct.data.digits()
 EPOCHS, BATCH, RATE = 4, 64, 3e-3
 config = ct.models.MLPConfig(in_features=64, hidden=(128,), out_features=10)
 start = config.initial_weights(0)  # canonical name -> float64 array, a function of (seed, name)
-print({name: values.shape for name, values in start.items()})
 
 
 def batches():
@@ -45,9 +40,9 @@ def batches():
 # %% [markdown]
 # ## What both loops share
 #
-# The forward pass and Adam are arithmetic, and arithmetic is spelled the same for both kinds of arrays. `@`, `+` and `**` do
-# not know who they work for. Adam (Kingma and Ba 2015) keeps two running averages of each gradient, its mean $m$ and its mean square $v$.
-# Both start at 0 and are therefore too small at first, by exactly $1 - \beta^t$; dividing by that is the bias correction.
+# The forward pass and Adam are arithmetic, spelled the same for arrays of either kind. Adam (Kingma and Ba 2015) keeps
+# two running averages of each gradient, its mean $m$ and mean square $v$. Both start at 0 and are therefore too small
+# at first, by exactly $1 - \beta^t$; dividing by that is the bias correction.
 
 
 # %%
@@ -66,8 +61,7 @@ def adam(w, m, v, g, t, b1=0.9, b2=0.999, eps=1e-8):
 # %% [markdown]
 # ## The loop in JAX
 #
-# State goes in, state comes out. Nothing is modified, so `jax.jit` may compile the whole step into one program, and the loop
-# around it only passes the results on.
+# State goes in, state comes out, and nothing is modified. So `jax.jit` may compile the whole step into one program.
 
 
 # %%
@@ -96,8 +90,8 @@ with jax.enable_x64(True):
 # %% [markdown]
 # ## The loop in PyTorch
 #
-# Tensors are modified in place. `backward()` *adds* to `.grad`, so somebody has to clear it, and the update must not be recorded on
-# the tape: the two lines that everyone forgets once.
+# Tensors are modified in place. `backward()` *adds* to `.grad`, so somebody has to clear it, and the update must stay
+# off the tape: the two lines that everyone forgets once.
 
 
 # %%
@@ -118,17 +112,18 @@ def loop_in_torch():
 
 
 torch_losses = loop_in_torch()
-print(f"{len(jax_losses)} steps, loss {jax_losses[0]:.4f} -> {jax_losses[-1]:.4f}")
-print(f"largest relative difference jax/torch: {np.abs(torch_losses / jax_losses - 1).max():.1e}")
+print(
+    f"loss {jax_losses[0]:.4f} -> {jax_losses[-1]:.4f}, differences {np.abs(torch_losses / jax_losses - 1).max():.1e}"
+)
 assert jax_losses[-1] < 0.1 * jax_losses[0]
 assert np.allclose(jax_losses, torch_losses, rtol=1e-10, atol=0)
 
 # %% [markdown]
 # ## The same loop with crosstrain
 #
-# `loss_fn` is what is yours. `train_step` compiles it together with the optimizer into `step(state, batch)`; the loader gives the very
-# batches from above, on the device. One text, two engines. `Trainer` is this loop with evaluation, logging, checkpoints and
-# callbacks around it, and nothing in between.
+# `loss_fn` is yours. `train_step` compiles it, together with the optimizer, into `step(state, batch)`; the loader
+# gives the very batches from above. One text, two engines. `Trainer` is this loop with evaluation, logging and
+# checkpoints around it.
 
 
 # %%
@@ -162,7 +157,9 @@ def with_trainer(backend):
 for backend in ("jax", "torch"):
     by_step, (by_trainer, accuracy) = with_train_step(backend), with_trainer(backend)
     worst = max(np.abs(losses / jax_losses - 1).max() for losses in (by_step, by_trainer))
-    print(f"{backend:>5}: train_step and Trainer differ from the bare loop by {worst:.1e}; test accuracy {accuracy:.4f}")
+    print(
+        f"{backend:>5}: train_step and Trainer differ from the bare loop by {worst:.1e}; test accuracy {accuracy:.4f}"
+    )
     assert worst < 1e-10
     assert accuracy > 0.95
 
@@ -170,5 +167,7 @@ for backend in ("jax", "torch"):
 # And the bare weights are a model like any other. Scoring them by hand gives the accuracy that the trainers printed:
 
 # %%
-right = forward({name: np.asarray(values) for name, values in jax_weights.items()}, digits.test["image"].reshape(-1, 64))
+right = forward(
+    {name: np.asarray(values) for name, values in jax_weights.items()}, digits.test["image"].reshape(-1, 64)
+)
 assert (right.argmax(1) == digits.test["label"]).mean() == accuracy

@@ -4,19 +4,16 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
 # ---
 
 # %% [markdown]
 # # 3. The learning rate: find it, then cycle it
 #
-# Of all the numbers in a training script the learning rate matters most, and it is usually copied from somewhere. Leslie Smith's two
-# papers replace the copying by a measurement and a shape. The *range test* (2015) trains for a minute with a rate that
-# grows from far too small to far too large. *One-cycle* (2018) then visits the largest useful rate in the middle of
-# training, where it does good, and stays away from it at both ends, where it does harm. fastai made both popular.
+# Of all the numbers in a training script the learning rate matters most, and it is usually copied from somewhere.
+# Leslie Smith's two papers replace the copying by a measurement and a shape. The *range test* (2015) trains for a
+# minute with a rate that grows from far too small to far too large. *One-cycle* (2018) then visits the largest useful
+# rate in the middle of training, where it does good, and stays away from it at both ends, where it does harm. fastai
+# made both popular.
 
 # %%
 import importlib.util
@@ -36,7 +33,7 @@ def loss_fn(model, batch, ops):
 
 
 def setup(backend, optimizer, precision="fp32", seed=0, callbacks=()):
-    """A small ResNet-9 (39 thousand weights); its batch norms let it live with rates that would kill a plain network."""
+    """A small ResNet-9; its batch norms let it live with rates that would kill a plain network."""
     accelerator = ct.Accelerator(backend, precision=precision, seed=seed)
     loader = accelerator.loader(digits.train, batch_size=BATCH, shuffle=True, drop_last=True)
     config = ct.models.ResNet9Config(width=4, image_size=8, in_channels=1)
@@ -47,8 +44,9 @@ def setup(backend, optimizer, precision="fp32", seed=0, callbacks=()):
 # %% [markdown]
 # ## The range test, from nothing
 #
-# A schedule whose rate grows by the same factor at each step, a loop, and one rule for when to stop: the loss is four times its
-# best. Single losses are noisy, so they are averaged exponentially, with the same bias correction as Adam's averages in chapter 2.
+# A schedule whose rate grows by the same factor at each step, a loop, and one rule for when to stop: the loss is four
+# times its best. Single losses are noisy, so they are averaged exponentially, with the same bias correction as Adam's
+# averages in chapter 2.
 
 # %%
 FIRST, LAST, STEPS, SMOOTHING = 1e-4, 100.0, 100, 0.98
@@ -70,13 +68,16 @@ def by_hand():
 
 losses = by_hand()
 rates = FIRST * (LAST / FIRST) ** (np.arange(STEPS) / (STEPS - 1))
-print(f"{len(losses)} steps: loss {losses[0]:.2f} at first, {losses.min():.2f} at its best, {losses[-1]:.2f} at the end")
+print(
+    f"{len(losses)} steps: loss {losses[0]:.2f} at first, {losses.min():.2f} at its best, {losses[-1]:.2f} at the end"
+)
 
 # %% [markdown]
 # ## The same with `lr_find`
 #
-# `lr_find` does this and puts everything back afterwards, bit for bit: weights, momentum, batch-norm statistics, the place in the
-# data. In float64 both engines see the same curve, until the loss explodes; there, every rounding error explodes with it.
+# `lr_find` does this and puts everything back afterwards, bit for bit: weights, momentum, batch-norm statistics, the
+# place in the data. In float64 both engines see the same curve, until the loss explodes; there, every rounding error
+# explodes with it.
 
 # %%
 curves = {}
@@ -96,14 +97,14 @@ assert np.allclose(curves["jax"].losses[:best], curve.losses[:best], rtol=1e-9)
 assert curves["jax"].suggestions == curve.suggestions
 
 # %% [markdown]
-# How to read it. Flat at the left: too small to learn. The slope: useful. `valley` is in the middle of the longest descent, `steep` where
-# it falls fastest, and `minimum` a tenth of the best rate, which is the largest that is safe to *visit*. Past the lowest point
-# the steps are longer than the landscape is smooth.
+# How to read it. Flat at the left: too small to learn. The slope: useful. `valley` is in the middle of the longest
+# descent, `steep` where it falls fastest, and `minimum` a tenth of the best rate, which is the largest that is safe to
+# *visit*. Past the lowest point the steps are longer than the landscape is smooth.
 #
 # ## One cycle
 #
-# Two half cosines: up from peak/25 in the first quarter, down to almost nothing in the rest. The momentum goes the other way, for
-# long steps in old directions are what makes high rates blow up.
+# Two half cosines: up from peak/25 in the first quarter, down to almost nothing in the rest. The momentum goes the
+# other way, for long steps in old directions are what makes high rates blow up.
 
 # %%
 peak = curve.suggestions["steep"]
@@ -121,8 +122,8 @@ assert np.allclose(ct.one_cycle(peak, total).table(total), formula, rtol=1e-12)
 # %% [markdown]
 # ## Does it pay?
 #
-# Three epochs, that is 66 steps, from the same weights on the same batches. Constant rates have to choose: slow, or noisy at the end. One
-# cycle does not, and two seeds say whether that was luck.
+# Three epochs, that is 66 steps, from the same weights on the same batches. Constant rates have to choose: slow, or
+# noisy at the end. One cycle does not, and two seeds say whether that was luck.
 
 # %%
 recorder = ct.callbacks.Recorder()
@@ -141,7 +142,9 @@ results = {}
 for name, rate, cycle in (("constant", peak / 30, False), ("constant", peak, False), ("one cycle", peak, True)):
     tests = [trained(seed, rate, cycle, (recorder,) if cycle and seed == 0 else ()) for seed in (0, 1)]
     results[name, rate] = np.mean([test["loss"] for test in tests])
-    print(f"{name:>9} {rate:.3f}: test loss {results[name, rate]:.3f}, accuracy", [round(t["accuracy"], 4) for t in tests])
+    print(
+        f"{name:>9} {rate:.3f}: test loss {results[name, rate]:.3f}, accuracy", [round(t["accuracy"], 4) for t in tests]
+    )
 constant = min(loss for (name, _), loss in results.items() if name == "constant")
 assert results["one cycle", peak] < constant
 assert np.allclose(recorder.rates, formula, rtol=1e-12)
