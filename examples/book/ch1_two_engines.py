@@ -21,9 +21,7 @@ import torch
 
 import crosstrain as ct
 
-digits = (
-    ct.data.digits().train
-)  # 1438 images of 8x8 pixels; everything in this book trains on data that is on your disk
+digits = ct.data.digits().train  # 1438 images of 8x8 pixels, which scikit-learn has put on your disk
 x = digits["image"].reshape(-1, 64).astype(np.float64)
 y = np.eye(10)[digits["label"]]  # one-hot, (N, 10)
 w = np.random.default_rng(0).normal(size=(64, 10)) / 8

@@ -83,9 +83,8 @@ x, labels = digits.train["image"].reshape(-1, 64), digits.train["label"]
 def loss_at(w, nudge, dtype, scale=1.0):
     w = jax.tree.map(lambda each: each.astype(dtype), w)  # copies; the gradient comes back in the type of the originals
     hidden = jax.nn.relu(x.astype(dtype) @ w["layers.0.weight"].T + w["layers.0.bias"])
-    logits = (
-        hidden @ w["layers.1.weight"].T + w["layers.1.bias"] + nudge
-    )  # of zeros: its gradient is that of the logits
+    # The nudge is zeros, and its gradient is that of the logits.
+    logits = hidden @ w["layers.1.weight"].T + w["layers.1.bias"] + nudge
     return scale * -jax.nn.log_softmax(logits.astype("float32"))[jnp.arange(len(labels)), labels].mean()
 
 
