@@ -30,6 +30,7 @@ from crosstrain.metrics import Metrics, MetricSum
 from crosstrain.ops import Ops
 from crosstrain.optim import (
     Averaging,
+    DiLoCo,
     LayerGroup,
     OptimizerSpec,
     ParamGroup,
@@ -98,6 +99,7 @@ __all__ = [
     "CrosstrainError",
     "Cycle",
     "DataError",
+    "DiLoCo",
     "Gradients",
     "History",
     "LaunchError",

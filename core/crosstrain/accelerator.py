@@ -63,6 +63,8 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         platform: `cpu`, `gpu` or `tpu`; None takes the best there is.
         debug: processes agree on every batch before a step uses it, so that one that gives other shapes, or does
             something else, is named instead of waited for. Costs an exchange per step.
+        islands: each process trains alone, with a mesh of its own devices on its part of every batch; what brings them
+            together is `ct.callbacks.OuterSteps`. Losses, snapshots and predictions are then those of the process.
 
     Raises:
         BackendError: the engine is unknown or not installed.
@@ -91,6 +93,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         nan_policy: NanPolicy = "ignore",
         platform: Platform | None = None,
         debug: bool = False,
+        islands: bool = False,
     ) -> None:
         if nan_policy not in get_args(NanPolicy):
             raise ConfigError(f"nan_policy must be 'ignore' or 'raise', got nan_policy={nan_policy!r}.")
@@ -99,16 +102,17 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         self.precision = Precision.parse(precision)
         self.seed = seed
         self.nan_policy: NanPolicy = nan_policy
+        self.islands = islands
         self._open(platform)
         self.mesh_sizes = self._fit_mesh(mesh or MeshSpec())
         self.sharding = sharding or ShardingRules()
         self.debug = debug
         same = {"precision": self.precision, "mesh": self.mesh_sizes, "seed": seed, "nan_policy": nan_policy}
-        same["sharding"] = self.sharding
+        same |= {"sharding": self.sharding, "islands": islands}
         # Before the mesh is built, for which processes of other meshes would wait for each other.
         self._meet({"backend": self.backend, **same, "debug": debug})
         self._build_mesh()
-        self._share_parts(*self._batch_part)
+        self._share_parts(*self._loaded_part)
 
     # What a training script calls.
 

@@ -28,15 +28,16 @@ from crosstrain_torch.state import TorchGradients, TorchState
 
 
 class Runtime:
-    """What every step of one accelerator shares: precision, device, mesh, seed.
+    """What every step of one accelerator shares: precision, device, mesh, seed, and which island it is on.
 
     `group` has the processes that see different examples or positions; without a mesh beyond `data`, DDP adds up their
-    gradients.
+    gradients. `first_part` says where this process's examples begin in the batch, in parts of their number.
     """
 
-    def __init__(self, precision: Precision, device: torch.device, mesh: Mesh, seed: int) -> None:
+    def __init__(self, precision: Precision, device: torch.device, mesh: Mesh, seed: int, island: int = 0) -> None:
         self.precision, self.device, self.mesh = precision, device, mesh
         self.group, (self.part, self.parts) = mesh.losses, mesh.batch_part
+        self.first_part = island if mesh.world is None else self.part
         self.uses_ddp = mesh.native is None and mesh.world is not None
         self._dropout_key = seed_key(seed, "dropout")
 
@@ -158,7 +159,7 @@ class Gradient:
         """Which examples of the global batch these are; the same tensor for every batch of one size."""
         size = len(next(iter(batch.values())))
         if size not in self._positions:
-            start = self._runtime.part * size
+            start = self._runtime.first_part * size
             self._positions[size] = torch.arange(start, start + size, device=self._runtime.device)
         return self._positions[size]
 

@@ -89,6 +89,11 @@ class Checkpoints:
         keep_best: Best | None = None,
     ) -> None:
         require_rules(keep_last, keep_every, keep_best)
+        if accelerator.islands:
+            raise ConfigError(
+                "checkpoints of a run must be of processes that train together, got islands=True. Keep each island's "
+                "state.snapshot() and the outer steps' state_dict(), or export the weights at the end."
+            )
         self.root = Path(root)
         self._accelerator = accelerator
         self._keep_last, self._keep_every, self._keep_best = keep_last, keep_every, keep_best
