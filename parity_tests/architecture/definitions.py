@@ -32,6 +32,7 @@ SECTIONS: dict[str, list[Any]] = {
     ],
     "Parameter groups, clipping, accumulation, averages": [
         *(optim.ParamGroup, optim.undecayed, optim.LayerGroup, optim.Clipping, StepOptions, optim.Ema, optim.Swa),
+        optim.DiLoCo,
     ],
     "Schedules": [
         *(Constant, _Warmed, Linear, Cosine, Polynomial, WarmupStableDecay, StepDecay, MultiStepDecay),
