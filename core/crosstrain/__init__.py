@@ -32,6 +32,7 @@ from crosstrain.models.experts import Experts
 from crosstrain.ops import Ops
 from crosstrain.optim import (
     Averaging,
+    DiLoCo,
     LayerGroup,
     OptimizerSpec,
     ParamGroup,
@@ -106,6 +107,7 @@ __all__ = [
     "DataError",
     "DeepSpeed",
     "Experts",
+    "DiLoCo",
     "Gradients",
     "History",
     "LaunchError",

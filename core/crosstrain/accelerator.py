@@ -70,6 +70,8 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         compile_cache: where programs that took JAX over a second to compile, or that torch compiled, are kept for the
             next start: True in the user's cache folder, or a folder; False leaves the framework's settings. A folder
             that the framework was given goes first.
+        islands: each process trains alone, with a mesh of its own devices on its part of every batch; what brings them
+            together is `ct.callbacks.OuterSteps`. Losses, snapshots and predictions are then those of the process.
 
     Raises:
         BackendError: the engine is unknown or not installed.
@@ -101,6 +103,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         debug: bool = False,
         deepspeed: DeepSpeed | None = None,
         compile_cache: CompileCache = True,
+        islands: bool = False,
     ) -> None:
         if nan_policy not in get_args(NanPolicy):
             raise ConfigError(f"nan_policy must be 'ignore' or 'raise', got nan_policy={nan_policy!r}.")
@@ -111,10 +114,13 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
                 f"deepspeed must be None on the {self.backend} engine, got {deepspeed}. "
                 "Use mesh=ct.MeshSpec(fsdp=N), which splits what ZeRO does, or the torch engine."
             )
+        if deepspeed is not None and islands:
+            raise ConfigError(f"deepspeed must be None on islands, whose processes share nothing, got {deepspeed}.")
         self.precision, self.deepspeed = Precision.parse(precision), deepspeed
         self.seed = seed
         self.nan_policy: NanPolicy = nan_policy
         self._cache_folder = cache_folder(compile_cache, self.backend)
+        self.islands = islands
         self._open(platform)
         self.mesh_sizes = self._fit_mesh(mesh or MeshSpec())
         if deepspeed is not None:
@@ -122,11 +128,11 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         self.sharding = sharding or ShardingRules()
         self.debug = debug
         same = {"precision": self.precision, "mesh": self.mesh_sizes, "seed": seed, "nan_policy": nan_policy}
-        same |= {"sharding": self.sharding, "deepspeed": deepspeed}
+        same |= {"sharding": self.sharding, "deepspeed": deepspeed, "islands": islands}
         # Before the mesh is built, for which processes of other meshes would wait for each other.
         self._meet({"backend": self.backend, **same, "debug": debug})
         self._build_mesh()
-        self._share_parts(*self._batch_part)
+        self._share_parts(*self._loaded_part)
 
     # What a training script calls.
 

@@ -25,6 +25,7 @@ class Meshes:
         device_count: devices of the run, over all processes.
         mesh_sizes: size of every mesh axis, in devices.
         sharding: how parameters are split over the mesh.
+        islands: whether each process trains alone, on a mesh of its own devices; `device_count` counts these.
     """
 
     backend: ClassVar[str]
@@ -32,6 +33,9 @@ class Meshes:
     device_count: int
     mesh_sizes: dict[str, int]
     sharding: ShardingRules
+    islands: bool
+    process_index: int
+    process_count: int
     _wide_integers: ClassVar[bool]
     _mesh_axes: ClassVar[tuple[str, ...]]
     _batch_part: tuple[tuple[int, ...], int]
@@ -46,11 +50,18 @@ class Meshes:
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Places this process's part of a global batch, split over the data axis, and its sequences over `context`."""
 
+    @property
+    def _loaded_part(self) -> tuple[tuple[int, ...], int]:
+        """Which parts of a batch this process loads, of how many; to an island what it loads is the whole."""
+        return ((self.process_index,), self.process_count) if self.islands else self._batch_part
+
     def _placement(self) -> Placement:
+        parts = math.prod(self.mesh_sizes[axis] for axis in BATCH_AXES)
         return Placement(
-            part=self._batch_part[0],
-            parts=self._batch_part[1],
-            data_size=math.prod(self.mesh_sizes[axis] for axis in BATCH_AXES),
+            part=self._loaded_part[0],
+            parts=self._loaded_part[1],
+            data_size=parts * (self.process_count if self.islands else 1),
+            alone=self.islands,
             sequence_parts=self.mesh_sizes[SEQUENCE_AXIS],
             float_dtype=self.precision.loss_dtype,
             wide_integers=self._wide_integers,

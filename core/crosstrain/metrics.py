@@ -85,12 +85,17 @@ class MetricSum:
         """Adds the metrics of one batch."""
         self._parts.append(metrics)
 
-    def result(self) -> dict[str, float]:
-        """Every device metric over all examples that were added; empty when none were. Waits."""
+    def result(self, everywhere: Callable[[np.ndarray], np.ndarray] | None = None) -> dict[str, float]:
+        """Every device metric over all examples that were added; empty when none were. Waits.
+
+        Args:
+            everywhere: adds sums and weights up over processes that see other examples.
+        """
         if not self._parts:
             return {}
         names = self._parts[0].names
         total = sum((part.sums() for part in self._parts), np.zeros((len(names), 2)))
+        total = total if everywhere is None else everywhere(total)
         return {
             name: float(value / weight) if weight else float("nan")
             for name, (value, weight) in zip(names, total, strict=True)

@@ -156,11 +156,14 @@ class Trainer(Recipes):
         return range_test(self._step, self.state, loader, test or RangeTest())
 
     def evaluate(self, loader: Batches) -> dict[str, float]:
-        """Loss and metrics over all examples of a loader, each example counted once; the state does not change."""
+        """Loss and metrics over all examples of a loader, each example counted once; the state does not change.
+
+        On islands each evaluates its part with its own weights, and all have the result over all of them.
+        """
         total = MetricSum()
         for batch in _once(loader):
             total.add(self._eval_step(self.state, batch))
-        return total.result()
+        return total.result(self.accelerator.reduce if self.accelerator.islands else None)
 
     def predict(self, loader: Batches | Views, predict_fn: Callable[..., Any]) -> dict[str, np.ndarray]:
         """What `predict_fn(model, batch, ops)` gives for all examples of a loader, in their order.

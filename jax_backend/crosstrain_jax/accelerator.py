@@ -116,7 +116,7 @@ class JaxAccelerator(Accelerator):
                 "Use precision='bf16'."
             )
         keep_programs(self._cache_folder)
-        self._devices = sharding.choose_devices(platform)
+        self._devices = sharding.choose_devices(platform, own=self.islands)
         self.process_count = jax.process_count()
         self.process_index = jax.process_index()
         self.device_count = len(self._devices)
@@ -127,7 +127,8 @@ class JaxAccelerator(Accelerator):
         self.mesh = sharding.build_mesh(self._devices, self.mesh_sizes)
         held, parts = sharding.batch_parts(self.mesh)
         self._batch_part = held[self.process_index], parts
-        self._runtime = objective.Runtime(self.precision, self.mesh, self.seed)
+        island = self.process_index if self.islands else 0
+        self._runtime = objective.Runtime(self.precision, self.mesh, self.seed, island)
         self._augment = Augment(self.mesh, self.precision)
 
     def _prepare(self, model: nnx.Module, optimizer: OptimizerSpec | None, average: Averaging | None) -> JaxState:

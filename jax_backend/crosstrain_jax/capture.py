@@ -44,7 +44,7 @@ def probe_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch
 
         def probe(params: Any, buffers: Any, count: Any, batch: Batch, others: Any) -> Any:
             def objective(params: Any) -> Any:
-                rows = jnp.arange(len(next(iter(batch.values()))), dtype=jnp.uint32)
+                rows = runtime.rows(batch)
                 result, _ = program.forward(params, buffers, batch, runtime.step_random(count, rows), others)
                 loss, _ = program.table(result, batch)
                 return loss.sum / loss.weight, dict(calls)

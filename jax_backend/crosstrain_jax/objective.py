@@ -30,13 +30,18 @@ Arrays = tuple[Leaves, Leaves]
 
 
 class Runtime:
-    """What every step of one accelerator shares: precision, mesh, seed."""
+    """What every step of one accelerator shares: precision, mesh, seed, and which island it is on."""
 
-    def __init__(self, precision: Precision, mesh: Mesh, seed: int) -> None:
-        self.precision, self.mesh = precision, mesh
+    def __init__(self, precision: Precision, mesh: Mesh, seed: int, island: int = 0) -> None:
+        self.precision, self.mesh, self._island = precision, mesh, island
         self.replicated = replicated(mesh)
         self.float_type = np.float64 if needs_x64(precision) else np.float32
         self._dropout_key = seed_key(seed, "dropout")
+
+    def rows(self, batch: Batch) -> jax.Array:
+        """Which examples of the batch of all islands these are."""
+        count = examples(batch)
+        return jnp.arange(self._island * count, (self._island + 1) * count, dtype=jnp.uint32)
 
     def step_random(self, count: jax.Array, rows: jax.Array) -> StepRandom:
         """Randomness of the step that `count` updates came before."""
@@ -152,7 +157,7 @@ class Program:
         if is_pipelined(self.runtime.mesh):
             return self._pipelined(params, buffers, count, batch, others, steps)
 
-        rows = jnp.arange(examples(batch), dtype=jnp.uint32)
+        rows = self.runtime.rows(batch)
         if reduction.applies(self.runtime.precision, self.runtime.mesh):
             return self._reduced(params, buffers, count, batch, rows, others, steps)
         grads, buffers, table = self._local(params, buffers, count, batch, rows, others, steps)
@@ -222,7 +227,7 @@ class Program:
         self, params: Leaves, buffers: Leaves, count: jax.Array, batch: Batch, others: tuple[Arrays, ...], steps: int
     ) -> tuple[Leaves, Leaves, jax.Array]:
         """As `gradients`, with all micro-batches in one forward pass: they follow each other through the stages."""
-        rows = jnp.arange(examples(batch), dtype=jnp.uint32)
+        rows = self.runtime.rows(batch)
         micro = jax.tree.map(lambda values: _micro_batches(values, steps), (batch, rows))
 
         def objective(params: Leaves) -> Any:

@@ -30,14 +30,14 @@ _OUTER_TO_INNER = ("pipeline", "data", "fsdp", "expert", "context", "tensor")
 """Neighbouring devices, whose links are the fastest, take the axes that talk most."""
 
 
-def choose_devices(platform: str | None) -> list[jax.Device]:
-    """All devices of the run, over all processes.
+def choose_devices(platform: str | None, own: bool = False) -> list[jax.Device]:
+    """All devices of the run, over all processes, or this process's `own`.
 
     Raises:
         ConfigError: the platform is not there.
     """
     try:
-        return jax.devices(platform)
+        return jax.local_devices(backend=platform) if own else jax.devices(platform)
     except RuntimeError as error:
         there = jax.default_backend()
         raise ConfigError(

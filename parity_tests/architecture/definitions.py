@@ -33,7 +33,7 @@ SECTIONS: dict[str, list[Any]] = {
     ],
     "Parameter groups, clipping, accumulation, averages": [
         *(optim.ParamGroup, optim.undecayed, optim.LayerGroup, optim.Clipping, StepOptions),
-        *(optim.Ema, optim.Swa, optim.Lookahead),
+        *(optim.Ema, optim.Swa, optim.Lookahead, optim.DiLoCo),
     ],
     "Schedules": [
         *(Constant, _Warmed, Linear, Cosine, Polynomial, WarmupStableDecay, StepDecay, MultiStepDecay),

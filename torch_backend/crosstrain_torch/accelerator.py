@@ -115,16 +115,17 @@ class TorchAccelerator(Accelerator):
         self._group = sharding.join_processes(self.device)
         self.process_count = dist.get_world_size(self._group) if self._group is not None else 1
         self.process_index = dist.get_rank(self._group) if self._group is not None else 0
-        self.device_count = self.process_count
+        self.device_count = 1 if self.islands else self.process_count
         self._array_type = torch.Tensor
         # User models draw their initial weights and dropout from torch's own generators.
         torch.manual_seed(self.seed)
 
     def _build_mesh(self) -> None:
-        self.mesh = sharding.build_mesh(self.mesh_sizes, self._group, self.device)
+        self.mesh = sharding.build_mesh(self.mesh_sizes, None if self.islands else self._group, self.device)
         index, parts = self.mesh.batch_part
         self._batch_part = (index,), parts
-        self._runtime = step.Runtime(self.precision, self.device, self.mesh, self.seed)
+        island = self.process_index if self.islands else 0
+        self._runtime = step.Runtime(self.precision, self.device, self.mesh, self.seed, island)
         self._augment = Augment()
 
     def _prepare(self, model: nn.Module, optimizer: OptimizerSpec | None, average: Averaging | None) -> TorchState:

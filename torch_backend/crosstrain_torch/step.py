@@ -32,15 +32,16 @@ from crosstrain_torch.state import TorchGradients, TorchState
 
 
 class Runtime:
-    """What every step of one accelerator shares: precision, device, mesh, seed.
+    """What every step of one accelerator shares: precision, device, mesh, seed, and which island it is on.
 
     `group` has the processes that see different examples or positions; without a mesh beyond `data`, DDP adds up their
-    gradients.
+    gradients. `first_part` says where this process's examples begin in the batch, in parts of their number.
     """
 
-    def __init__(self, precision: Precision, device: torch.device, mesh: Mesh, seed: int) -> None:
+    def __init__(self, precision: Precision, device: torch.device, mesh: Mesh, seed: int, island: int = 0) -> None:
         self.precision, self.device, self.mesh = precision, device, mesh
         self.group, (self.part, self.parts) = mesh.losses, mesh.batch_part
+        self.first_part = island if mesh.world is None else self.part
         self.uses_ddp = mesh.native is None and mesh.world is not None
         self._dropout_key = seed_key(seed, "dropout")
         self._rows: dict[int, torch.Tensor] = {}
@@ -49,7 +50,7 @@ class Runtime:
         """Which examples of the global batch these are; the same tensor for every batch of one size."""
         size = len(next(iter(batch.values())))
         if size not in self._rows:
-            start = self.part * size
+            start = self.first_part * size
             self._rows[size] = torch.arange(start, start + size, device=self.device)
         return self._rows[size]
 

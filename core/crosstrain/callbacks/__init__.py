@@ -6,6 +6,7 @@ One file for each family. A callback is core only, so the same object works on b
 from crosstrain.callbacks.base import EVENTS, Callback, Record, Run, Speed, emit
 from crosstrain.callbacks.best import Averaged, BestModel
 from crosstrain.callbacks.model_card import ModelCard
+from crosstrain.callbacks.outer import OuterSteps
 from crosstrain.callbacks.profiler import Profile
 from crosstrain.callbacks.recorder import Recorder
 from crosstrain.callbacks.samples import Predictions, TextSamples
@@ -24,6 +25,7 @@ __all__ = [
     "ModelCard",
     "Moments",
     "NanGuard",
+    "OuterSteps",
     "Predictions",
     "Profile",
     "Record",

@@ -84,7 +84,9 @@ class Averaged(Callback):
         with self._loader.aside():
             for batch in self._loader:
                 total.add(self._evaluate(run.state, batch))
-        self.evaluations.append(Record(step=run.state.step, epoch=run.epoch, values=total.result()))
+        accelerator = run.trainer.accelerator
+        values = total.result(accelerator.reduce if accelerator.islands else None)
+        self.evaluations.append(Record(step=run.state.step, epoch=run.epoch, values=values))
 
     def on_exception(self, run: Run, error: BaseException) -> None:
         """See `Callback`."""

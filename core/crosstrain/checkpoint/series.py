@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 from crosstrain.checkpoint.files import commit, lock, record_file, refused_writes
 from crosstrain.checkpoint.manifest import NAME, Manifest, read_manifest, verify_files, write_manifest
 from crosstrain.checkpoint.portable import Positioned, make_manifest, put_back
-from crosstrain.checkpoint.together import on_all, on_main
+from crosstrain.checkpoint.together import on_all, on_main, require_together
 from crosstrain.errors import CheckpointError, ConfigError, require_count
 from crosstrain.snapshot import check_shapes
 from crosstrain.state import TrainState
@@ -89,6 +89,7 @@ class Checkpoints:
         keep_best: Best | None = None,
     ) -> None:
         require_rules(keep_last, keep_every, keep_best)
+        require_together(accelerator)
         self.root = Path(root)
         self._accelerator = accelerator
         self._keep_last, self._keep_every, self._keep_best = keep_last, keep_every, keep_best

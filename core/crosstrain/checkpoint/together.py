@@ -3,12 +3,26 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from crosstrain.errors import CheckpointError
+from crosstrain.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from crosstrain.accelerator import Accelerator
     from crosstrain.processes import Processes
 
 _Result = TypeVar("_Result")
+
+
+def require_together(accelerator: "Accelerator") -> None:
+    """Refuses islands, whose states differ.
+
+    Raises:
+        ConfigError: says what to keep instead.
+    """
+    if accelerator.islands:
+        raise ConfigError(
+            "checkpoints of a run must be of processes that train together, got islands=True. Keep each island's "
+            "state.snapshot() and the outer steps' state_dict(), or export the weights at the end."
+        )
 
 
 def on_all(processes: "Processes", work: Callable[[], _Result]) -> _Result:

@@ -327,6 +327,8 @@ class Loader:
                 f"source must fill one batch when drop_last=True, got {len(self._source)} examples "
                 f"for batch_size={self._batch_size}. Use a smaller batch, or drop_last=False."
             )
+        if not self._spec.drop_last:
+            self._placement.require_real_parts(len(self._source) % self._batch_size, self._padded_size)
         arrays = self._source.fields()
         if arrays is not None:
             self._check_labels(arrays)

@@ -41,6 +41,7 @@ class Placement:
         part: which contiguous part of every global batch this process loads, or which ones in ascending order.
         parts: how many there are; processes that hold other parts of the same model load the same part of the batch.
         data_size: over how many devices the batch is split.
+        alone: whether what this process loads is a batch of its own, which has to weigh something.
         sequence_parts: over how many devices the second dimension of every field that has one is split.
         float_dtype: floating fields are cast to it.
         wide_integers: whether integers wider than 32 bits stay as they are (torch's losses want them) or become int32.
@@ -51,6 +52,7 @@ class Placement:
     part: int | tuple[int, ...]
     parts: int
     data_size: int
+    alone: bool = False
     sequence_parts: int = 1
     float_dtype: str
     wide_integers: bool = False
@@ -115,8 +117,20 @@ class Placement:
         Raises:
             DataError: names the batch.
         """
-        if self.parts == np.size(self.part) and WEIGHT in batch:
+        if (self.alone or self.parts == np.size(self.part)) and WEIGHT in batch:
             require_some_weight(batch[WEIGHT], what)
+
+    def require_real_parts(self, real: int, padded: int | None) -> None:
+        """Refuses a last batch of `real` examples and padding of which a process that trains alone would have nothing.
+
+        Raises:
+            DataError: says how to leave it out.
+        """
+        if self.alone and padded and 0 < real <= padded * (self.parts - 1) // self.parts:
+            raise DataError(
+                f"the last batch must have examples for each of the {self.parts} islands, got {real} before padding to "
+                f"{padded}. Use drop_last=True, or another batch_size."
+            )
 
     def require_device_transforms(self) -> None:
         """Refuses transforms on devices that have parts of an example.

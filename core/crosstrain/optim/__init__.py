@@ -16,6 +16,7 @@ from crosstrain.optim.lamb import Lamb, lamb
 from crosstrain.optim.layers import LayerGroup, ParamSettings
 from crosstrain.optim.lion import Lion, lion
 from crosstrain.optim.muon import Muon, muon
+from crosstrain.optim.outer import DiLoCo
 from crosstrain.optim.roles import Role
 from crosstrain.optim.sgd import Sgd, sgd
 
@@ -26,6 +27,7 @@ __all__ = [
     "AdamW",
     "Averaging",
     "Clipping",
+    "DiLoCo",
     "Ema",
     "Hyper",
     "Lamb",
