@@ -25,6 +25,7 @@ from crosstrain.callbacks import (
     TextSamples,
     TimeBudget,
 )
+from crosstrain.training.figures import draw_record
 
 from .tasks import GPT, MLP, images, logits_fn, loss_fn, prepared, tokens, worst
 
@@ -132,20 +133,39 @@ def test_the_nan_guard_ends_the_run_without_an_evaluation(make: Make) -> None:
     assert not history.evaluations
 
 
-def test_recorder_has_rate_and_momentum_of_every_step(make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("form", "rate", "momentum"),
+    [
+        ("fastai", ct.one_cycle, ct.one_cycle_momentum),
+        ("torch", ct.torch_one_cycle, ct.torch_one_cycle_momentum),
+        ("smith", ct.smith_one_cycle, ct.smith_one_cycle_momentum),
+    ],
+)
+def test_recorder_has_and_draws_rate_and_momentum_of_every_step(
+    make: Make, tmp_path: Path, form: Any, rate: Callable[..., ct.Schedule], momentum: Callable[..., ct.Schedule]
+) -> None:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     recorder, accelerator = Recorder(), make()
     trainer = trainer_of(accelerator, recorder, log_every=3)
     loader = accelerator.loader(images(32), batch_size=4)
-    trainer.fit_one_cycle(loader, 2, 0.1, eval_loader=loader)
+    trainer.fit_one_cycle(loader, 2, 0.1, cycle=ct.Cycle(form=form), eval_loader=loader)
     assert recorder.steps == list(range(1, 17))
-    assert recorder.rates == ct.one_cycle(0.1, 16).table(16).tolist()
-    assert recorder.momenta == ct.one_cycle_momentum(16).table(16).tolist()
+    assert recorder.rates == rate(0.1, 16).table(16).tolist()
+    assert recorder.momenta == momentum(16).table(16).tolist()
+    # The momentum is lowest where the rate is highest.
+    assert abs(int(np.argmin(recorder.momenta)) - int(np.argmax(recorder.rates))) <= 1
+    logged = trainer.history.train
+    assert [each.values["learning_rate"] for each in logged] == [recorder.rates[each.step - 1] for each in logged]
     steps, losses = recorder.curve("loss")
     assert steps.tolist() == [3, 6, 9, 12, 15, 16]
     assert losses.tolist() == trainer.history.values("loss").tolist()
     with pytest.raises(ct.ConfigError, match="metric must be one of loss"):
         recorder.curve("f1")
+    beside = draw_record(recorder).axes[:2]
+    assert [axes.get_title() for axes in beside] == ["learning rate", "momentum"]
+    for axes, values in zip(beside, (recorder.rates, recorder.momenta), strict=True):
+        (line,) = axes.get_lines()
+        assert (list(line.get_xdata()), list(line.get_ydata())) == (recorder.steps, values)
     recorder.plot(tmp_path / "run.png")
     assert (tmp_path / "run.png").read_bytes()[:4] == b"\x89PNG"
 
