@@ -244,3 +244,12 @@ def test_losses_are_not_added_by_accident(make: Make) -> None:
 
     with pytest.raises(ct.LossError, match=r"got Loss \+"):
         accelerator.train_step(loss)(prepared(accelerator, MLP), images(4))
+
+
+def test_the_option_for_torch_compile_is_taken_by_every_engine(make: Make) -> None:
+    accelerator = make()
+    accelerator.train_step(loss_fn, compile="step")
+    trainer = ct.Trainer(accelerator, prepared(accelerator, MLP), loss_fn, compile="model", progress=False)
+    assert trainer.options.compile == "model"
+    with pytest.raises(ct.ConfigError, match="compile must be False, 'model' or 'step', got compile=True"):
+        accelerator.train_step(loss_fn, compile=True)  # type: ignore[arg-type]

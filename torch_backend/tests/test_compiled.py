@@ -103,6 +103,21 @@ def test_inductor(compiled: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
+def test_a_compiled_model_may_use_further_states() -> None:
+    def distilled(model: Any, batch: Any, ops: ct.Ops, teacher: Any) -> Any:
+        return ops.kl_div(teacher(batch["image"]), model(batch["image"]))
+
+    losses = []
+    for compiled in (False, "model"):
+        accelerator = ct.Accelerator("torch", precision="fp64")
+        state, teacher = prepared(accelerator, MLP), prepared(accelerator, RESNET9)
+        step = accelerator.train_step(distilled, compile=compiled)
+        losses.append([step(state, images(8, seed), teacher)["loss"] for seed in range(3)])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=BOUND)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("compiled", ["model", "step"])
 @pytest.mark.parametrize("precision", ["bf16", "bf16-autocast"])
 def test_bfloat16_within_its_rounding(precision: str, compiled: str) -> None:

@@ -67,3 +67,40 @@ def jax_many(name: str) -> Block:
         return metrics[-1]["loss"]
 
     return block
+
+
+def _trainer(name: str, engine: str) -> Block:
+    """From arrays of the host, with a metric, a progress bar, a log on the disk and callbacks."""
+    import tempfile
+    from importlib import import_module
+    from pathlib import Path
+
+    import numpy as np
+
+    def with_accuracy(model: Any, batch: Any, ops: Any) -> Any:
+        logits = model(batch["x"])
+        return ops.cross_entropy(logits, batch["y"]), {"accuracy": ops.accuracy(logits, batch["y"])}
+
+    accelerator, workload = ct.Accelerator(engine), WORKLOADS[name]
+    state = accelerator.prepare(import_module(f"rivals.models_{engine}").make(name), _optimizer(name))
+    inputs, labels = (np.concatenate(each) for each in zip(*workload.batches(), strict=True))
+    loader = accelerator.loader({"x": inputs, "y": labels}, batch_size=workload.batch, shuffle=True)
+    log = ct.trackers.JsonLines(Path(tempfile.mkdtemp()) / "log.jsonl")
+    callbacks = [ct.callbacks.Recorder(), ct.callbacks.NanGuard(), ct.callbacks.TimeBudget(1e6)]
+    options = {"callbacks": callbacks, "trackers": [log], "progress": True, "log_every": 50}
+    trainer = ct.Trainer(accelerator, state, with_accuracy, **options)
+
+    def block(steps: int) -> float:
+        return trainer.fit(loader, steps=steps).values("loss")[-1]
+
+    return block
+
+
+def jax_trainer(name: str) -> Block:
+    """The whole of a `Trainer`, on JAX."""
+    return _trainer(name, "jax")
+
+
+def torch_trainer(name: str) -> Block:
+    """The whole of a `Trainer`, on torch."""
+    return _trainer(name, "torch")

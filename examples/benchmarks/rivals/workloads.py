@@ -65,6 +65,7 @@ MLP = Workload(
         "jax, Keras fit": "keras_loops:fit_jax",
         "jax, crosstrain": "crosstrain_loops:jax",
         "jax, crosstrain, 20 steps a call": "crosstrain_loops:jax_many",
+        "jax, crosstrain Trainer, everything on": "crosstrain_loops:jax_trainer",
         "torch, raw: eager loop": "torch_loops:eager",
         "torch, raw: fused AdamW": "torch_loops:fused",
         "torch, compiled: raw": "torch_loops:compiled",
@@ -73,6 +74,7 @@ MLP = Workload(
         "torch, Transformers Trainer": "torch_loops:transformers",
         "torch, Keras fit": "keras_loops:fit_torch",
         "torch, crosstrain": "crosstrain_loops:torch",
+        "torch, crosstrain Trainer, everything on": "crosstrain_loops:torch_trainer",
         "torch, compiled: crosstrain": "crosstrain_loops:torch_compiled",
     },
 )
@@ -112,7 +114,25 @@ GPT = Workload(
         "torch, compiled: crosstrain": "crosstrain_loops:torch_compiled",
     },
 )
-WORKLOADS = {"mlp": MLP, "resnet9": RESNET, "gpt": GPT}
+LOADER = Workload(
+    title="Loader: 32 x 32 x 3 bytes, crop, flip, normalise, batches of 512",
+    unit="ms",
+    steps=64,
+    batch=512,
+    shape=(32, 32, 3),
+    classes=10,
+    contestants={
+        "loader, raw: batch-wise NumPy": "loaders:numpy_batches",
+        "loader, raw: JAX, all on the device": "loaders:jax_on_device",
+        "loader, torch DataLoader, 2 workers": "loaders:torch_loader",
+        "loader, grain": "loaders:grain_loader",
+        "loader, crosstrain, jax, on the host": "loaders:jax_host",
+        "loader, crosstrain, jax, on the device": "loaders:jax_device",
+        "loader, crosstrain, torch, on the host": "loaders:torch_host",
+        "loader, crosstrain, torch, on the device": "loaders:torch_device",
+    },
+)
+WORKLOADS = {"mlp": MLP, "resnet9": RESNET, "gpt": GPT, "loader": LOADER}
 RATE, DECAY, MOMENTUM = 1e-3, 0.01, 0.9
 PEAK, TOTAL = 0.05, 100_000
 """Of the one-cycle schedule: highest rate, and its steps, of which a measurement takes the first few."""
