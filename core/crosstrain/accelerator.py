@@ -115,7 +115,9 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
                 "Use mesh=ct.MeshSpec(fsdp=N), which splits what ZeRO does, or the torch engine."
             )
         if deepspeed is not None and islands:
-            raise ConfigError(f"deepspeed must be None on islands, whose processes share nothing, got {deepspeed}.")
+            raise ConfigError(
+                f"deepspeed must be None on islands, whose processes share nothing, got {deepspeed}. Use one."
+            )
         self.precision, self.deepspeed = Precision.parse(precision), deepspeed
         self.seed = seed
         self.nan_policy: NanPolicy = nan_policy
