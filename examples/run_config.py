@@ -5,7 +5,7 @@
     python examples/run_config.py --config my.yaml --backend jax --mesh.data 1 --output-dir runs/digits
 
 `--help` lists every setting with the value that the file gives it. With `--output-dir` a run that was killed goes on
-where it was. Needs scikit-learn (`pip install 'crosstrain[examples]'`). On two CPU cores the file's own settings end with
+where it was. Needs scikit-learn (`pip install 'crosstrain[examples]'`). The file's own settings end with
 
     jax: test accuracy 0.9944 (15 epochs, peak rate 0.01)
     torch: test accuracy 0.9972 (15 epochs, peak rate 0.01)
