@@ -60,6 +60,24 @@ def test_digits_takes_an_installed_engine_and_exits_with_an_error_below_the_requ
     assert "test accuracy must be at least 0.98, got 0." in done.stderr
 
 
+@pytest.mark.parametrize("engine", [pytest.param("jax", marks=pytest.mark.slow), "torch"])
+def test_settings_from_a_file_reach_98_percent(engine):
+    shown = output("run_config.py", f"--backend {engine}")
+    assert shown.startswith(f"{engine}: test accuracy ")
+    assert "(15 epochs, peak rate 0.01)" in shown
+    (accuracy,) = floats("test accuracy", shown)
+    assert accuracy >= 0.98
+
+
+def test_the_command_line_changes_settings_of_a_file(tmp_path):
+    (tmp_path / "own.yaml").write_text("{batch_size: 128, num_train_epochs: 1, learning_rate: 3e-3}")
+    shown = output("run_config.py", f"--config {tmp_path / 'own.yaml'} --backend torch --learning-rate 2e-3")
+    assert "(1 epochs, peak rate 0.002)" in shown
+    wrong = python("run_config.py", "--backend=torch", "--learning-rte=1")
+    assert wrong.returncode != 0
+    assert "--learning-rate" in wrong.stderr
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_bytes_lm_learns_more_than_the_frequencies_of_bytes(engine):
     shown = output("bytes_lm.py", f"--backend {engine} --learning-rate 1e-2 {TINY_LM}")

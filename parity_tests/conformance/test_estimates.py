@@ -33,8 +33,7 @@ def test_every_optimizer(backend: str, name: str) -> None:
     assert found.device.gradients == 4 * state.parameter_count
 
 
-@pytest.mark.parametrize("precision", ["fp64", "bf16", "bf16-pure"])
-@pytest.mark.parametrize("case", ["mlp", "resnet9", "gpt"])
+@pytest.mark.parametrize(("case", "precision"), [("mlp", "fp64"), ("resnet9", "bf16-pure"), ("gpt", "bf16")])
 def test_every_model_and_precision_with_an_average(backend: str, case: str, precision: str) -> None:
     config, average = cases.CASES[case].config, ct.ema(0.9)
     accelerator = ct.Accelerator(backend, precision=precision)
@@ -48,16 +47,6 @@ def test_a_user_s_own_model(backend: str) -> None:
     state = ct.Accelerator(backend).prepare(own.make(), ct.adamw(1e-3))
     for make in (own.make, functools.partial(own.make)):
         assert held(ct.estimate_memory(make, ct.adamw(1e-3), backend=backend)) == bytes_of(state, backend)
-
-
-def test_a_step_changes_nothing(backend: str) -> None:
-    """What the first update would make on the way is there from the start."""
-    case = cases.CASES["mlp"]
-    accelerator = cases.accelerator_for(backend, case, cases.ONE)
-    state = cases.state_for(accelerator, case, "adafactor")
-    before = bytes_of(state, backend)
-    cases.train(accelerator, state, case, 2)
-    assert bytes_of(state, backend) == before
 
 
 def test_llama_3_8b(backend: str) -> None:

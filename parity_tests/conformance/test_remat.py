@@ -9,6 +9,8 @@ import crosstrain as ct
 from crosstrain.errors import ConfigError
 from parity_tests.meshes import cases
 
+from .tasks import MLP, RESNET9, images, prepared
+
 GPT = cases.CASES["gpt"]
 
 
@@ -94,3 +96,24 @@ def test_models_without_blocks_are_told_so(backend: str) -> None:
     batch = next(iter(accelerator.loader(cases.data_of(cases.CASES["resnet9"]), batch_size=16)))
     with pytest.raises(ConfigError, match=r"remat must find blocks, got remat='full' for a ResNet9"):
         accelerator.train_step(cases.loss_fn, remat="full")(state, batch)
+
+
+def _fitted(backend: str, remat: Any) -> list[float]:
+    config = ct.RunConfig(backend=backend, precision="fp64", batch_size=8, num_train_epochs=1, remat=remat)
+    accelerator = config.accelerator()
+    trainer = config.trainer(accelerator, prepared(accelerator, MLP), cases.loss_fn, progress=False)
+    return [each.values["loss"] for each in trainer.fit(accelerator.loader(images(16), batch_size=8), steps=2).train]
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_trainer_takes_it_from_the_settings_of_a_run(backend: str) -> None:
+    np.testing.assert_allclose(_fitted(backend, "full"), _fitted(backend, "none"), rtol=1e-12)
+    accelerator = ct.Accelerator(backend)
+    trainer = ct.Trainer(accelerator, prepared(accelerator, RESNET9), cases.loss_fn, remat="dots", progress=False)
+    with pytest.raises(ConfigError, match=r"remat must find blocks, got remat='dots' for a ResNet9"):
+        trainer.fit(accelerator.loader(images(16), batch_size=8), steps=1)
+
+
+def test_settings_name_a_way_that_there_is() -> None:
+    with pytest.raises(ConfigError, match="remat must be one of none, full, dots, got remat='all'"):
+        ct.RunConfig(remat="all")  # type: ignore[arg-type]

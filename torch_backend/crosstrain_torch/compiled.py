@@ -14,7 +14,7 @@ from crosstrain_torch import optim
 from crosstrain_torch.objective import Batch, Objective, Outputs, add, call_alone, detach, micro_batches, read_losses
 from crosstrain_torch.precision import forward_scope
 from crosstrain_torch.sharding import Mesh
-from crosstrain_torch.state import TorchState
+from crosstrain_torch.state import TorchState, update_averages
 from crosstrain_torch.step import COMPILE_OPTIONS, Runtime, require_no_experts
 
 Grads = list[torch.Tensor]
@@ -75,7 +75,7 @@ class CompiledRun:
         if not program.updates:
             state.update(*hyper)
         elif not program.averages:
-            state.update_averages(hyper[2])
+            update_averages(state, hyper[2])
         state.counters_stand_still = program.updates
         return self._runtime.metrics(outputs, {"learning_rate": hyper[0]})
 

@@ -68,7 +68,7 @@ class TorchState(TrainState):
         self.counters_stand_still = False
         """Whether compiled updates were taken, which leave the optimizer's own counters as they are."""
         self.averages = {name: p.detach().clone() for name, p in self.params.items()} if average is not None else {}
-        self._local_averages = [local(average) for average in self.averages.values() if not average.is_meta]
+        self.local_averages = [local(average) for average in self.averages.values() if not average.is_meta]
 
     @property
     def model(self) -> nn.Module:
@@ -167,15 +167,7 @@ class TorchState(TrainState):
         optim.set_hyper(self.optimizer, optimizer, rate, momentum)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        self.update_averages(average)
-
-    def update_averages(self, average: float) -> None:
-        """Takes the weights into the average with this share; of an average that pulls, they come back from it."""
-        if self.averages and average:
-            params = [param.detach() for param in self.shards.here]
-            optim.update_average(self._local_averages, params, average)
-            if self.average is not None and self.average.pulls:
-                optim.pull(self.shards.here, self._local_averages, set(self.shards.here) - set(self.learning.now))
+        update_averages(self, average)
 
     @contextlib.contextmanager
     def with_averages(self) -> Iterator[None]:
@@ -184,7 +176,7 @@ class TorchState(TrainState):
         params = [param.detach() for param in self.shards.here]
 
         def swap() -> None:
-            for param, average in zip(params, self._local_averages, strict=True):
+            for param, average in zip(params, self.local_averages, strict=True):
                 kept = param.clone()
                 param.copy_(average)
                 average.copy_(kept)
@@ -315,3 +307,12 @@ class TorchState(TrainState):
         counters = naming.counters(self._model)
         copy_into({name: each for name, each in counters.items() if name in given}, given)
         set_generators({name: torch.from_numpy(np.array(values)) for name, values in given.items()}, self._device)
+
+
+def update_averages(state: TorchState, share: float) -> None:
+    """Takes the weights into their average with this share; from an average that pulls, they come back."""
+    if state.averages and share:
+        here, kept = state.shards.here, state.local_averages
+        optim.update_average(kept, [param.detach() for param in here], share)
+        if state.average is not None and state.average.pulls:
+            optim.pull(here, kept, set(here) - set(state.learning.now))

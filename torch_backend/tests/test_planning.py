@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from parity_tests.meshes.own_torch import bytes_of
 
 import crosstrain as ct
 from crosstrain.planning import Job, Report, Topology, plan, sent_bytes
@@ -50,3 +51,17 @@ def test_a_model_with_experts_is_refused() -> None:
     mixture = dataclasses.replace(CONFIG, experts=ct.Experts(number=4))
     with pytest.raises(ct.ConfigError, match=r"no experts to be planned on torch, got layers.0.*--backend jax"):
         planned(ct.MeshSpec(data=2, expert=4), config=mixture)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "muon", "nadam"])
+def test_a_step_holds_no_more_than_the_estimate(name: str) -> None:
+    """torch's optimizers make what they keep in their first step; here it is there from the start."""
+    config, optimizer = ct.models.MLPConfig(in_features=4, hidden=(8,), out_features=2), getattr(ct, name)(1e-2)
+    accelerator = ct.Accelerator("torch")
+    state = accelerator.prepare(ct.models.build("mlp", config, accelerator), optimizer)
+    batch = {"image": np.ones((8, 4), np.float32), "label": np.zeros(8, np.int64)}
+    accelerator.train_step(lambda model, batch, ops: ops.cross_entropy(model(batch["image"]), batch["label"]))(
+        state, batch
+    )
+    estimate = ct.estimate_memory(config, optimizer, backend="torch")
+    assert bytes_of(state) == {name: getattr(estimate.device, name) for name in bytes_of(state)}

@@ -63,8 +63,9 @@ def estimate_memory(
     found = estimate(setup, backend, parse_mesh(mesh))
     console = Console()
     if shardings:
-        console.print(found.plan.table(), markup=False, highlight=False)
-    console.print(found.table(), markup=False, highlight=False)
+        each = found.whole.parameters / found.plan.size
+        console.print(found.plan.table(bytes_per_element=each), markup=False, highlight=False, soft_wrap=True)
+    console.print(found.table(), markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
