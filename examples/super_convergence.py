@@ -10,9 +10,10 @@ of the run), "pieces, short" in a quarter of the steps, which tells the work of 
 needed, and "one cycle" in that quarter, whose peak is read off the range test.
 
 Without `--data` the images are scikit-learn's digits (`pip install 'crosstrain[examples]'`), 360 to learn from, since
-the paper finds the most to gain where there is little data, and 1437 to count on. The rates of the pieces are the best
-of a grid, which `--tune` runs on held-out fifths of the training images; for CIFAR-10 pass those that it finds there.
-Writes table.md, runs.png and range.png to `--out`. docs/super_convergence.md has the table, and what to make of it.
+the paper finds the most to gain where there is little data, and 1437 to count on. The rates of the pieces were chosen
+on held-out fifths of the training images; `--tune` prints such a grid, also for CIFAR-10, whose rates to pass.
+Writes table.md, runs.png and range.png to `--out`. With the defaults one cycle comes close, the claim does not hold:
+docs/super_convergence.md has the table, and what to make of it.
 """
 
 import dataclasses

@@ -47,8 +47,7 @@ def test_quick_writes_a_table_and_plots_of_one_seed(tmp_path):
     rows = read_table(text)
     assert [(steps, len(columns)) for steps, _, columns in rows.values()] == [(704, 1), (176, 1), (176, 1)]
     (pieces,), (short,), (cycle,) = (columns for *_, columns in rows.values())
-    assert min(pieces, cycle) > 93
-    assert 85 < short < cycle
+    assert min(pieces, short, cycle) > 93
     assert rows["one cycle"][1] > 3 * rows["pieces"][1]  # a large rate, from the range test
     assert "torch: one seed gives no verdict." in text
     for name in ("runs.png", "range.png"):
@@ -62,7 +61,7 @@ def test_both_engines_take_the_same_steps_and_come_to_nearly_the_same_accuracies
     assert len(rows) == 3
     for _, _, (jax, torch) in rows.values():
         assert abs(jax - torch) < 1.5  # float32 curves of BatchNorm over 32 images part
-        assert min(jax, torch) > 88
+        assert min(jax, torch) > 93
     assert all(
         re.search(rf"^{engine}: .*\(one cycle - pieces [+-]", shown, re.MULTILINE) for engine in ("jax", "torch")
     )
