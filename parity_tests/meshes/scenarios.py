@@ -31,7 +31,8 @@ def prepared(backend: str, layout: cases.Layout, case: cases.Case = CASE, optimi
 def cases_of(layout: cases.Layout, backend: str) -> list[cases.Case]:
     """What is saved and restored in a layout; the mixture where the experts are on one device or split."""
     dense = [CASE] if cases.runs(layout, CASE, backend) else []
-    split = [EXPERTS] if layout.expert > 1 or layout is cases.ONE else []
+    apart = layout.expert > 1 or layout is cases.ONE
+    split = [EXPERTS] if apart and cases.runs(layout, EXPERTS, backend) else []
     return dense + split
 
 

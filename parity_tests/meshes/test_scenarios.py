@@ -18,7 +18,7 @@ def _launch(folder: Path, backend: str, devices: int, sources: str, names: list[
     own = folder / f"{devices}-{sources}"
     own.mkdir()
     processes = devices if backend == "torch" else 1
-    launching.start("scenarios", [backend, str(own), str(devices), str(folder), sources, *names], processes)
+    launching.start("scenarios", [backend, str(own), str(devices), str(folder), sources, *names], processes, 1200)
     return [_by_scenario(layouts.read(own, index)) for index in range(processes)]
 
 

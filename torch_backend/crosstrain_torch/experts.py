@@ -19,7 +19,7 @@ def require_experts(model: nn.Module, plan: ShardingPlan, mesh: Mesh) -> None:
         owner = model.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
         if not hasattr(owner, "expert_part") or plan.params[name].dimension(EXPERT_AXIS) != 0:
             raise ConfigError(
-                f"expert must split whole experts, of a layer that sends them their tokens, got dimension "
+                "expert must split whole experts, of a layer that sends them their tokens, got dimension "
                 f"{plan.params[name].dimension(EXPERT_AXIS)} of {name} in a {type(owner).__name__}. Use expert=1, or "
                 "the paired gpt with experts."
             )
@@ -31,9 +31,9 @@ def require_experts(model: nn.Module, plan: ShardingPlan, mesh: Mesh) -> None:
         )
 
 
-def names(plan: ShardingPlan) -> frozenset[str]:
+def names(plan: ShardingPlan) -> list[str]:
     """Canonical names of the parameters that the plan splits over `expert`."""
-    return frozenset(name for name, param in plan.params.items() if param.dimension(EXPERT_AXIS) is not None)
+    return [name for name, param in plan.params.items() if param.dimension(EXPERT_AXIS) is not None]
 
 
 def split(model: nn.Module, plan: ShardingPlan, mesh: Mesh) -> None:

@@ -59,7 +59,7 @@ class TorchState(TrainState):
         self.sequence, self.stage = mesh.sequence, mesh.stage
         self.dropouts = [m for m in model.modules() if isinstance(m, Dropout) and m.rate]
         self.params = naming.parameters(model)
-        self._experts = experts.names(plan)
+        self._experts = frozenset(experts.names(plan))
         self.holders = Holders(plan=plan, stage=mesh.stage, device=device)
         self.shards = Shards(self.params, mesh, [name for name in self.params if self.holders.is_shared(name)])
         self.learning = Learning(self.shards)
