@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 import crosstrain as ct
@@ -126,3 +127,20 @@ def test_swa_is_the_mean_of_what_it_samples():
         if step >= 2 and (step - 2) % 3 == 0:
             samples.append(value)
             assert mean == pytest.approx(sum(samples) / len(samples), rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"every": 0}, "every=0"), ({"learning_rate": 0.0}, "learning_rate=0.0"), ({"momentum": 1.0}, "momentum=1.0")],
+)
+def test_outer_steps_out_of_range_are_refused(options, named):
+    with pytest.raises(ct.ConfigError, match=named):
+        ct.DiLoCo(**({"every": 2} | options))
+
+
+def test_an_outer_step_of_rate_1_without_momentum_is_the_mean():
+    start, mean = np.float32([1.0, -2.0]), np.float32([0.5, 4.0])
+    weights, velocity = ct.DiLoCo(every=1, learning_rate=1.0, momentum=0.0).update(start, mean, np.zeros_like(start))
+    assert weights.tolist() == mean.tolist()
+    assert velocity.tolist() == (start - mean).tolist()
+    assert weights.dtype == np.float32

@@ -63,3 +63,10 @@ def test_padding_weights_are_float64_ones_then_zeros():
     weights = padding_weights(4, 3)
     assert weights.dtype == np.float64
     assert weights.tolist() == [1, 1, 1, 0]
+
+
+def test_several_parts_come_one_after_the_other():
+    batch = BatchRows(np.array([3, 1, 4, 1, 5, 9, 2, 6]), real=5)
+    rows, weights = batch.local((0, 2), 4)
+    assert rows.tolist() == [3, 1, 5, 9]
+    assert weights.tolist() == [1, 1, 1, 0]

@@ -166,3 +166,10 @@ def test_files_that_define_no_step(tmp_path: Path, change: str, message: str) ->
         load_job(path, "jax")
     with pytest.raises(ct.ConfigError, match="does not exist"):
         load_job(tmp_path / "missing.py", "jax")
+
+
+def test_slices_multiply_the_chips_and_are_refused_without_any():
+    assert Topology.parse("v5e:4x4", 2).chips == 32
+    for text, slices in (("cpu:8", 2), ("v5e:4x4", 0)):
+        with pytest.raises(ct.ConfigError, match=f"slices must be at least 1, .*got slices={slices}"):
+            Topology.parse(text, slices)
