@@ -143,3 +143,12 @@ def test_compiled_programs_send_what_the_formulas_say():
         assert abs(float(compiled) / float(formula) - 1) < 0.001
         whole = float(rows[0][-1])
         assert abs(float(state) / (whole if axis == "data" else whole / int(devices)) - 1) < 0.06
+
+
+@pytest.mark.slow
+def test_benchmarks_run_in_small_sizes_and_without_a_gpu():
+    small = output("benchmarks/gpu.py", "--tiny --batch-size 2")
+    assert "jax: gpt of 0.0 million parameters" in small
+    assert "torch, compile=False: gpt" in small
+    rows = output("benchmarks/growth.py", "--tiny --axes batch --one batch 8 jax")
+    assert len(rows.split(",")) == 2

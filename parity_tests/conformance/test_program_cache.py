@@ -54,10 +54,14 @@ def test_users_decide_where_and_whether(tmp_path: Path) -> None:
     own, other = str(tmp_path / "own"), str(tmp_path / "other")
     assert start(tmp_path, JAX_COMPILATION_CACHE_DIR=own)[2] == own
     assert start(tmp_path, repr(other))[2] == str(Path(other) / "jax")
-    assert start(tmp_path, "False")[1:] == (0, "None")
-    assert not (tmp_path / "crosstrain").exists()
+    nowhere = tmp_path / "nowhere"
+    assert start(nowhere, "False")[1:] == (0, "None")
+    assert not nowhere.exists()
+    assert start(Path("/dev/null"))[1:] == (0, "None")  # which holds no folder
 
 
 def test_something_else_is_refused() -> None:
     with pytest.raises(ct.ConfigError, match="compile_cache must be True, False or a folder, got compile_cache=3"):
         ct.Accelerator("jax", compile_cache=3)  # type: ignore[arg-type]
+    with pytest.raises(ct.ConfigError, match="compile_cache must be a folder that can be written, got"):
+        ct.Accelerator("jax", compile_cache="/dev/null")
