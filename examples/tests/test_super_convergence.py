@@ -71,12 +71,12 @@ def test_both_engines_take_the_same_steps_and_come_to_nearly_the_same_accuracies
 def test_cifar_files_are_read_and_tuned_on_training_images_alone(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("test_batch", *(f"data_batch_{number}" for number in range(1, 6))):
-        records = rng.integers(0, 256, (16, 3073), dtype=np.uint8)
+        records = rng.integers(0, 256, (32, 3073), dtype=np.uint8)
         records[:, 0] %= 10
         records.tofile(tmp_path / f"{name}.bin")
     flags = ("--data", tmp_path, "--backend", "torch", "--epochs", 4, "--peak", 0.5, "--width", 1, "--out", tmp_path)
     run("--quick", *flags)
-    assert {steps for steps, *_ in read_table((tmp_path / "table.md").read_text()).values()} == {8, 2}
+    assert {steps for steps, *_ in read_table((tmp_path / "table.md").read_text()).values()} == {20, 5}
     (tmp_path / "table.md").unlink()
     assert len(re.findall(r"^\| (?:pieces|one cycle).*±", run("--tune", *flags), re.MULTILINE)) == 4 + 4 + 3
     assert not (tmp_path / "table.md").exists()
