@@ -11,7 +11,7 @@ from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback, Run
 from crosstrain.data.phases import Batches
 from crosstrain.data.viewing import Views
-from crosstrain.errors import ConfigError, require_count
+from crosstrain.errors import CheckpointError, ConfigError, require_count
 from crosstrain.metrics import MetricSum
 from crosstrain.state import TrainState
 from crosstrain.step import Compile, LossFn, Remat, StepOptions
@@ -139,6 +139,41 @@ class Trainer(Recipes):
         )
         loop(loader)
         return self.history
+
+    def resume(
+        self,
+        loader: Batches,
+        *,
+        checkpoints: "CheckpointSpec",
+        epochs: int | None = None,
+        steps: int | None = None,
+        eval_loader: Batches | None = None,
+    ) -> History:
+        """Goes on with a run of `fit` that was saved; `fit(resume="auto")`, but with no checkpoint nothing is trained.
+
+        Recipes go on with their own `resume="auto"`, which plans the schedule anew.
+
+        Args:
+            loader: as in `fit`.
+            checkpoints: where the run was saved, and when to save from here on.
+            epochs: as in `fit`, from the first start.
+            steps: as in `fit`, from the first start.
+            eval_loader: as in `fit`.
+
+        Raises:
+            CheckpointError: there is no checkpoint, or as `fit`.
+            ConfigError: as `fit`.
+        """
+        from crosstrain.checkpoint import Checkpoints
+
+        if not Checkpoints(self.accelerator, checkpoints.root).steps():
+            raise CheckpointError(
+                f"root must hold a checkpoint to resume from, got root={str(checkpoints.root)!r} without one. Give the "
+                'folder that the run was saved to, or start it by fit(checkpoints=..., resume="auto").'
+            )
+        return self.fit(
+            loader, epochs=epochs, steps=steps, eval_loader=eval_loader, checkpoints=checkpoints, resume="auto"
+        )
 
     def lr_find(self, loader: Batches, test: RangeTest | None = None) -> RangeCurve:
         """The learning-rate range test: the loss at rates that grow, and what to read off it.

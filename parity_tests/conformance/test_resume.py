@@ -64,6 +64,23 @@ def test_a_run_goes_on_after_an_exception(make: Make, tmp_path: Path, fail_at: i
     assert rest.evaluated[-1] == whole.evaluated[-1] == whole.losses[-1][0]
 
 
+def test_resume_goes_on_and_never_starts_anew(make: Make, tmp_path: Path) -> None:
+    whole = fit(make, None)
+    accelerator = make()
+    loader = accelerator.loader(images(EXAMPLES), batch_size=BATCH, shuffle=True)
+    losses, spec = Losses(), ct.CheckpointSpec(root=tmp_path)
+    trainer = ct.Trainer(
+        accelerator, prepared(accelerator, DROPOUT_MLP, ADAM), loss_fn, callbacks=[losses], progress=False
+    )
+    with pytest.raises(ct.CheckpointError, match=f"got root='{tmp_path}' without one"):
+        trainer.resume(loader, epochs=3, checkpoints=spec)
+    assert trainer.state.step == 0
+    with pytest.raises(RuntimeError, match="the power went out"):
+        fit(make, tmp_path, fail_at=7)
+    trainer.resume(loader, epochs=3, checkpoints=spec)
+    assert losses.losses == whole.losses[7:]
+
+
 def test_without_a_save_at_the_exception_the_last_multiple_counts(make: Make, tmp_path: Path) -> None:
     spec = {"every_steps": 3, "on_exception": False}
     whole = fit(make, None)
