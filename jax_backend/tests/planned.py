@@ -94,11 +94,12 @@ def planned() -> dict[str, Any]:
 def estimated() -> dict[str, Any]:
     """What a device holds of a state, and what an estimate says: mesh and optimizer -> the pair."""
     found = {}
-    for name, mesh in (MESHES | {"pipeline": ct.MeshSpec(data=1, fsdp=2, tensor=2, pipeline=2)}).items():
+    pipeline = CONFIG, ct.MeshSpec(data=1, fsdp=2, tensor=2, pipeline=2)
+    for name, (config, mesh) in (MESHES | {"pipeline": pipeline}).items():
         for optimizer in (ct.adamw(1e-3), ct.adafactor(1e-3)):
             accelerator = ct.Accelerator("jax", mesh=mesh)
-            state = accelerator.prepare(ct.models.build("gpt", CONFIG, accelerator), optimizer, average=ct.ema(0.9))
-            estimate = ct.estimate_memory(CONFIG, optimizer, backend="jax", mesh=mesh, average=ct.ema(0.9))
+            state = accelerator.prepare(ct.models.build("gpt", config, accelerator), optimizer, average=ct.ema(0.9))
+            estimate = ct.estimate_memory(config, optimizer, backend="jax", mesh=mesh, average=ct.ema(0.9))
             real = bytes_of(state)
             found[f"{name}, {type(optimizer).__name__}"] = real, {each: getattr(estimate.device, each) for each in real}
     return found
@@ -118,9 +119,10 @@ def same_program() -> bool:
 
 def summed_by_type(reduce_dtype: str | None) -> dict[str, int]:
     """Numbers that the sums over devices are written for, by type, before XLA: its CPU compiler widens bfloat16."""
-    mesh = build_mesh(_devices(Topology.parse("cpu:8")), MESHES["data"].resolve(8))
+    sizes = MESHES["data"][1].resolve(8)
+    mesh = build_mesh(_devices(Topology.parse("cpu:8")), sizes)
     here = job(precision=ct.Precision(reduce_dtype=reduce_dtype))
-    text = trace_step(here, mesh, MESHES["data"].resolve(8))[0].lower().as_text()
+    text = trace_step(here, mesh, sizes)[0].lower().as_text()
     found: dict[str, int] = {}
     sums = r"stablehlo\.all_reduce.*?\}\) : \(.*?\) -> tensor<((?:\d+x)*)(\w+)>"
     for shape, kind in re.findall(sums, text, re.DOTALL):

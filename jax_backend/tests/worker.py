@@ -68,7 +68,7 @@ def augmented_alike(accelerator: ct.Accelerator) -> bool:
 def apart() -> dict[str, np.ndarray]:
     """Training where each process's devices hold rows of a batch that are no neighbours, as on a torus of TPUs."""
 
-    def taking_turns(platform: str | None) -> list[jax.Device]:
+    def taking_turns(platform: str | None, *, own: bool = False) -> list[jax.Device]:
         hosts = [[d for d in jax.devices(platform) if d.process_index == index] for index in range(2)]
         return [device for pair in zip(*hosts, strict=True) for device in pair]
 

@@ -34,7 +34,7 @@ def test_another_engines_name_for_a_subclass(backend: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "fp8"}, "precision must be one of fp64, fp32, bf16, bf16-autocast .*got precision='fp8'"),
+        ({"precision": "fp8"}, "precision must be one of fp64, fp32, bf16, bf16-autocast.*got precision='fp8'"),
         ({"nan_policy": "panic"}, "nan_policy must be 'ignore' or 'raise', got nan_policy='panic'"),
         ({"platform": "fpga"}, "platform must be cpu, gpu, tpu or None, got platform='fpga'"),
         ({"platform": "tpu"}, "platform must be .*got platform='tpu'"),

@@ -28,7 +28,7 @@ def _trained(backend: str, scan: bool, steps: int, *, whole: bool = False, **opt
     return cases.train(accelerator, state, case, steps) | cases.arrays_of(state)
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("backend", [pytest.param("jax", marks=pytest.mark.slow), "torch"])
 def test_the_numbers_are_the_same(backend: str) -> None:
     """With dropout, whose masks belong to layers by name, and segments."""
     expected, found = (_trained(backend, scan, 3, accumulate_steps=2) for scan in (False, True))

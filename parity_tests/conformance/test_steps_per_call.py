@@ -55,7 +55,9 @@ def trained(accelerator: ct.Accelerator, config: Any, count: int, *callbacks: ct
     return trainer
 
 
-@pytest.mark.parametrize("config", [DROPOUT_MLP, RESNET9], ids=["mlp", "resnet9"])
+@pytest.mark.parametrize(
+    "config", [pytest.param(DROPOUT_MLP, id="mlp"), pytest.param(RESNET9, id="resnet9", marks=pytest.mark.slow)]
+)
 def test_calls_of_several_steps_train_as_single_steps_do(make: Make, config: Any) -> None:
     one, several = (trained(make(), config, count) for count in (1, 4))
     for name in ("loss", "accuracy", "learning_rate"):
