@@ -17,12 +17,12 @@ from crosstrain.state import TrainState
 from crosstrain.step import Compile, LossFn, Remat, StepOptions
 from crosstrain.training.history import History
 from crosstrain.training.loop import Loop
-from crosstrain.training.lr_find import RangeCurve, RangeTest, range_test
 from crosstrain.training.recipes import Recipes
 
 if TYPE_CHECKING:
     from crosstrain.checkpoint import CheckpointSpec
     from crosstrain.trackers import Tracker
+    from crosstrain.training.lr_find import RangeCurve, RangeTest
 
 
 class Trainer(Recipes):
@@ -175,7 +175,7 @@ class Trainer(Recipes):
             loader, epochs=epochs, steps=steps, eval_loader=eval_loader, checkpoints=checkpoints, resume="auto"
         )
 
-    def lr_find(self, loader: Batches, test: RangeTest | None = None) -> RangeCurve:
+    def lr_find(self, loader: Batches, test: "RangeTest | None" = None) -> "RangeCurve":
         """The learning-rate range test: the loss at rates that grow, and what to read off it.
 
         Weights, moments, averages, step, random state and the loader's position are afterwards what they were, bit for
@@ -188,6 +188,8 @@ class Trainer(Recipes):
         Returns:
             The curve: `curve.valley` is fastai's suggestion, `curve.plot("lr.png")` and `print(curve.text())` show it.
         """
+        from crosstrain.training.lr_find import RangeTest, range_test
+
         return range_test(self._step, self.state, loader, test or RangeTest())
 
     def evaluate(self, loader: Batches) -> dict[str, float]:
