@@ -21,10 +21,11 @@ config = ct.models.GPTConfig(
     mlp_dim=14_336,
     max_seq_len=LENGTH,
     rope_theta=500_000.0,
+    scan_layers=True,
 )
 optimizer = ct.adamw(ct.cosine(3e-4, 100_000), weight_decay=0.1)
 precision = "bf16"
-step_options = {"clip_norm": 1.0}
+step_options = {"clip_norm": 1.0, "remat": "full"}
 
 
 def loss_fn(model, batch, ops):

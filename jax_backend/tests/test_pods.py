@@ -50,3 +50,28 @@ def test_slices_meet_along_data_and_then_along_pipeline_only(facts: dict) -> Non
 def test_a_step_over_two_slices_compiles_and_gathers_weights_inside_of_one(facts: dict) -> None:
     assert {tuple(each["axes"]) for each in facts["across"]["collectives"]} == {("fsdp",)}
     assert facts["across"]["notes"][-1].startswith("data crosses the network between slices")
+
+
+@pytest.mark.parametrize(
+    ("topology", "mesh", "chips"), [("v5e:16x16", "fsdp=64,tensor=4", 256), ("v5p:4x4x8", "fsdp=128", 128)]
+)
+def test_llama_3_8b_is_planned_before_it_is_paid_for(topology: str, mesh: str, chips: int) -> None:
+    """The command of the example: a step of 8 billion parameters compiled for the pod, in two minutes each."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", "from crosstrain.cli import main; main()", "plan", "examples/plan_llama.py"]
+    ran = subprocess.run(
+        [*command, "--topology", topology, "--mesh", mesh],
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+        cwd=root,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert f"{topology}, jax: {mesh.replace(',', ', ')}; 8,030,261,248 parameters" in ran.stdout
+    held = next(line for line in ran.stdout.splitlines() if "weights, moments, batch" in line)
+    # Weights and two moments in float32, evenly over the chips.
+    assert float(held.split()[-3]) == pytest.approx(8_030_261_248 * 12 / chips / 2**20, rel=2e-3)
+    assert held.split()[-2] == "MiB"
+    assert "all-reduce" in ran.stdout
+    assert "\nfits\n" in ran.stdout

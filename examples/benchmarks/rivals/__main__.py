@@ -46,7 +46,7 @@ class Contestant:
         """What it prints next; a contestant that failed ends everything."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if line.startswith(("{", "ready")):  # libraries may print, too
+            if line.startswith(('{"', "ready")):  # libraries may print, too
                 return line
         raise SystemExit(f"{self.name} ended with {self.process.wait()}; its error stands above.")
 
