@@ -6,23 +6,15 @@
 Nothing here is as large as the model: a plan makes shapes only.
 """
 
+import dataclasses
+
 import numpy as np
 
 import crosstrain as ct
 
 BATCH, LENGTH = 256, 2048
 
-config = ct.models.GPTConfig(
-    vocab_size=128_256,
-    dim=4096,
-    n_layers=32,
-    n_heads=32,
-    n_kv_heads=8,
-    mlp_dim=14_336,
-    max_seq_len=LENGTH,
-    rope_theta=500_000.0,
-    scan_layers=True,
-)
+config = dataclasses.replace(ct.models.PRESETS["llama3-8b"], max_seq_len=LENGTH, scan_layers=True)
 optimizer = ct.adamw(ct.cosine(3e-4, 100_000), weight_decay=0.1)
 precision = "bf16"
 step_options = {"clip_norm": 1.0, "remat": "full"}

@@ -12,7 +12,7 @@ from crosstrain.metrics import Metrics
 from crosstrain.step import LossFn, StepHyper, StepOptions
 from crosstrain_torch import optim
 from crosstrain_torch.objective import Batch, Objective, Outputs, add, call_alone, detach, micro_batches, read_losses
-from crosstrain_torch.precision import forward_scope
+from crosstrain_torch.precision import DTYPES, forward_scope
 from crosstrain_torch.sharding import Mesh
 from crosstrain_torch.state import TorchState, update_averages
 from crosstrain_torch.step import COMPILE_OPTIONS, Runtime, require_no_experts
@@ -115,7 +115,7 @@ class _Program:
         self.averages = self.updates and state.average is not None and not state.average.pulls
         self._averages = list(state.averages.values()) if self.averages else []
         self._averaged = list(state.params.values())
-        self._dtype = torch.float64 if runtime.precision.param_dtype == "float64" else torch.float32
+        self._dtype = DTYPES[runtime.precision.loss_dtype]
         settings = dict(COMPILE_OPTIONS)
         if runtime.device.type == "cuda":
             settings["mode"] = "reduce-overhead"  # CUDA graphs

@@ -25,7 +25,7 @@ from crosstrain_torch import ddp, fsdp, optim
 from crosstrain_torch.collectives import all_reduce
 from crosstrain_torch.objective import Batch, Objective, Outputs, add, call, detach, micro_batches, read_losses
 from crosstrain_torch.pipeline import Pipelined, require_alone
-from crosstrain_torch.precision import forward_scope
+from crosstrain_torch.precision import DTYPES, forward_scope
 from crosstrain_torch.remat import rematerialised
 from crosstrain_torch.sharding import Mesh
 from crosstrain_torch.state import TorchGradients, TorchState
@@ -79,7 +79,7 @@ class Runtime:
         stage = self.mesh.stage
         if self.group is None and stage is None:
             return outputs
-        dtype = torch.float64 if self.precision.loss_dtype == "float64" else torch.float32
+        dtype = DTYPES[self.precision.loss_dtype]
         parts = [torch.as_tensor(part, dtype=dtype, device=self.device) for loss in outputs.values() for part in loss]
         flat = torch.stack(parts)
         total = (flat if self.group is None else all_reduce(flat, self.group)).reshape(-1, 2)

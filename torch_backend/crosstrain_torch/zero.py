@@ -24,7 +24,7 @@ from crosstrain.snapshot import LazyArrays, Snapshot, check_names, check_slots
 from crosstrain.state import Gradients
 from crosstrain.step import LossFn, StepHyper, StepOptions
 from crosstrain_torch import naming, optim
-from crosstrain_torch.host import set_generators, to_numpy
+from crosstrain_torch.host import copy_into, set_generators, to_numpy
 from crosstrain_torch.objective import Batch, Outputs, add, detach
 from crosstrain_torch.state import TorchGradients, TorchState
 from crosstrain_torch.step import Gradient, Runtime
@@ -113,8 +113,7 @@ class ZeroState(TorchState):
             self._write(name, None, snapshot.params[name])
             for slot, key in self._slots().items() if snapshot.moments else ():
                 self._write(name, key, snapshot.moments[slot][name])
-        for name, buffer in buffers.items():
-            buffer.copy_(torch.from_numpy(np.array(snapshot.buffers[name])))
+        copy_into(buffers, snapshot.buffers)
         self._refresh()
         self._count(snapshot.step)
         self._load_native(snapshot)

@@ -14,11 +14,11 @@ from crosstrain.mesh import MeshSpec
 from crosstrain.meshes import fit_mesh
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
-from crosstrain.planning.held import StateBytes
+from crosstrain.planning.held import Held
 from crosstrain.planning.job import Setup
 from crosstrain.planning.units import binary
 from crosstrain.precision import Precision
-from crosstrain.sharding import ShardingPlan, ShardingRules
+from crosstrain.sharding import ShardingRules
 
 LEFT_OUT = (
     "activations and the batch, weights while they are gathered or cast, what collectives and kernels take for "
@@ -28,22 +28,16 @@ LEFT_OUT = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MemoryEstimate:
+class MemoryEstimate(Held):
     """What a training state holds. `estimate.device.total` are the bytes of one device.
 
     Attributes:
         backend: the engine whose state it is; engines count their updates in arrays of other sizes.
         setup: model, optimizer, precision, sharding and average.
-        plan: where the parameters lie.
-        device: bytes of one device; in a pipeline of the first stage's.
-        whole: of one copy of everything, however it is split.
     """
 
     backend: str
     setup: Setup
-    plan: ShardingPlan
-    device: StateBytes
-    whole: StateBytes
 
     def table(self) -> str:
         """Text: a line for each part, of one device and of one whole copy, and what is left out."""
