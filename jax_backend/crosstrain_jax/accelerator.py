@@ -22,6 +22,7 @@ from crosstrain.sharding import ShardingPlan, plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, Remat, RunStep, StepOptions, require_remat
 from crosstrain_jax import capture, defaults, evaluation, memory, models, naming, objective, profiler, sharding, step
 from crosstrain_jax.collectives import all_gather, read
+from crosstrain_jax.host import Placer
 from crosstrain_jax.layout import LayoutCache
 from crosstrain_jax.materialise import materialise
 from crosstrain_jax.pixels import Augment
@@ -127,6 +128,7 @@ class JaxAccelerator(Accelerator):
         self.mesh = sharding.build_mesh(self._devices, self.mesh_sizes)
         held, parts = sharding.batch_parts(self.mesh)
         self._batch_part = held[self.process_index], parts
+        self._place = Placer(self.mesh, *self._batch_part)
         island = self.process_index if self.islands else 0
         self._runtime = objective.Runtime(self.precision, self.mesh, self.seed, island)
         self._augment = Augment(self.mesh, self.precision)
@@ -147,7 +149,7 @@ class JaxAccelerator(Accelerator):
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         with scope(self.precision):
-            return sharding.place_batch(batch, self.mesh, self._batch_part)
+            return self._place(batch)
 
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
         return step.TrainRun(loss_fn, options, self._runtime)

@@ -110,27 +110,6 @@ def batch_parts(mesh: Mesh) -> tuple[dict[int, tuple[int, ...]], int]:
     return mine, count
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, part: tuple[tuple[int, ...], int]) -> dict[str, jax.Array]:
-    """This process's part of a global batch, such as `batch_parts` says, on its devices."""
-    shardings = {name: batch_sharding(mesh, values.ndim) for name, values in batch.items()}
-    if jax.process_count() == 1:
-        return jax.device_put(dict(batch), shardings)
-    return {name: _place_part(values, shardings[name], *part) for name, values in batch.items()}
-
-
-def _place_part(values: np.ndarray, sharding: NamedSharding, parts: tuple[int, ...], count: int) -> jax.Array:
-    """Rows that this process has, and all of their columns; each of its devices takes what it is to hold."""
-    size = len(values) // len(parts)
-    shape = (count * size, *values.shape[1:])
-
-    def local(index: tuple[slice, ...]) -> np.ndarray:
-        low, high, _ = index[0].indices(shape[0])
-        start = parts.index(low // size) * size + low % size
-        return values[start : start + high - low, *index[1:]]
-
-    return jax.make_array_from_callback(shape, sharding, local)
-
-
 def sequence_parts() -> int:
     """Over how many devices a crosstrain step that is being traced splits sequences; 1 outside of one."""
     return _traced_size(SEQUENCE_AXIS)
