@@ -21,7 +21,7 @@ from crosstrain.sharding import PIPELINE_AXIS, SEQUENCE_AXIS, plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, Remat, RunStep, StepOptions, require_remat
 from crosstrain_torch import capture, compiled, evaluation, memory, models, naming, profiler, sharding, step
 from crosstrain_torch.collectives import all_gather
-from crosstrain_torch.host import copy_beside, to_numpy
+from crosstrain_torch.host import copy_beside, from_numpy, to_numpy
 from crosstrain_torch.pixels import Augment
 from crosstrain_torch.precision import param_dtype
 from crosstrain_torch.program_cache import keep_programs
@@ -142,10 +142,7 @@ class TorchAccelerator(Accelerator):
         return self.deepspeed is not None and self._group is not None
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        tensors = {
-            name: torch.from_numpy(np.require(self.mesh.own_positions(values), requirements=["C", "W"]))
-            for name, values in batch.items()
-        }
+        tensors = {name: from_numpy(self.mesh.own_positions(values)) for name, values in batch.items()}
         if self.device.type == "cpu":
             return tensors
         return copy_beside(tensors, self.device)

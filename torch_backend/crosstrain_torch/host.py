@@ -40,6 +40,12 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return np.array(tensor.cpu().numpy(), order="C")
 
 
+def from_numpy(values: np.ndarray) -> torch.Tensor:
+    """The array as a tensor: the same memory where torch takes it, which is writable and in order."""
+    fits = values.flags.c_contiguous and values.flags.writeable
+    return torch.from_numpy(values if fits else np.require(values, requirements=["C", "W"]))
+
+
 @functools.cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
@@ -65,8 +71,7 @@ def copy_into(targets: Mapping[str, torch.Tensor], values: Mapping[str, np.ndarr
     for name, target in targets.items():
         if target.is_meta:
             continue
-        array = torch.from_numpy(np.require(values[name], requirements=["C", "W"]))
-        local(target).copy_(part(array, target))
+        local(target).copy_(part(from_numpy(values[name]), target))
 
 
 def generators(device: torch.device) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ One file for each family. A callback is core only, so the same object works on b
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from crosstrain.callbacks.base import EVENTS, Callback, Record, Run, Speed, emit
+from crosstrain.callbacks.base import EVENTS, Callback, Record, Run, Speed, listeners
 
 if TYPE_CHECKING:
     from crosstrain.callbacks.best import Averaged, BestModel
@@ -40,7 +40,7 @@ __all__ = [
     "Statistics",
     "TextSamples",
     "TimeBudget",
-    "emit",
+    "listeners",
 ]
 
 # `import crosstrain` brings the base alone.

@@ -171,7 +171,7 @@ class Callback:
         """Last, also after an exception."""
 
 
-def emit(callbacks: tuple[Callback, ...], event: str, run: Run, *arguments: Any) -> None:
-    """Calls one event of every callback, in order."""
-    for callback in callbacks:
-        getattr(callback, event)(run, *arguments)
+def listeners(callbacks: tuple[Callback, ...], event: str) -> list[Callable[..., None]]:
+    """The methods of an event that do something, in order."""
+    methods = (getattr(callback, event) for callback in callbacks)
+    return [method for method in methods if getattr(method, "__func__", None) is not getattr(Callback, event)]

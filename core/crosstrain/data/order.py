@@ -23,20 +23,28 @@ class BatchRows:
     def local(self, part: int | tuple[int, ...], parts: int) -> tuple[np.ndarray, np.ndarray]:
         """A contiguous part of `parts`, or several: indices, and weights (1 real, 0 padding), of one shape (n,)."""
         size = len(self.rows) // parts
-        chosen = np.reshape([np.arange(size) + each * size for each in np.atleast_1d(part)], -1)
-        return self.rows[chosen], padding_weights(len(self.rows), self.real)[chosen]
+        held = (part,) if isinstance(part, int) else part
+        weights = padding_weights(len(self.rows), self.real)
+        if len(held) == 1:
+            chosen = slice(held[0] * size, (held[0] + 1) * size)
+            return self.rows[chosen], weights[chosen]
+        places = np.concatenate([np.arange(size) + each * size for each in held])
+        return self.rows[places], weights[places]
 
 
 def padding_weights(size: int, real: int) -> np.ndarray:
     """1 for the first `real` of `size` examples, 0 for the padding; float64, shape (size,)."""
-    return (np.arange(size) < real).astype(np.float64)
+    weights = np.ones(size)
+    weights[real:] = 0.0
+    return weights
 
 
 def pad_rows(rows: np.ndarray, size: int, pool: np.ndarray) -> BatchRows:
     """Fills `rows` up to `size` with examples from the beginning of `pool`, again and again if it is short."""
     missing = size - len(rows)
-    padding = np.resize(pool, missing) if missing else rows[:0]
-    return BatchRows(np.concatenate([rows, padding]), len(rows))
+    if not missing:
+        return BatchRows(rows, size)
+    return BatchRows(np.concatenate([rows, np.resize(pool, missing)]), len(rows))
 
 
 def batch_count(examples: int, batch_size: int, drop_last: bool) -> int:

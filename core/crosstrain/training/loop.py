@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from crosstrain.callbacks import Callback, Record, Run, Speed, emit
+from crosstrain.callbacks import Callback, Record, Run, Speed, listeners
 from crosstrain.data.phases import Batches
 from crosstrain.metrics import Metrics
 from crosstrain.step import TrainStep
@@ -41,6 +41,7 @@ class Loop:
         self._log_every, self._evaluate = log_every, evaluate
         self._steps_per_call = steps_per_call
         self._pending: list[tuple[int, Metrics]] = []
+        self._listeners: dict[str, list[Callable[..., None]]] = {}
         self._speed = Speed(run.state.step, run.batch_size)
 
     def __call__(self, loader: Batches) -> None:
@@ -120,4 +121,7 @@ class Loop:
         self._emit("on_evaluate_end", record)
 
     def _emit(self, event: str, *arguments: object) -> None:
-        emit(self._callbacks, event, self._run, *arguments)
+        if event not in self._listeners:
+            self._listeners[event] = listeners(self._callbacks, event)
+        for listener in self._listeners[event]:
+            listener(self._run, *arguments)
