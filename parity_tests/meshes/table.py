@@ -26,6 +26,7 @@ def results_of(backend: str, devices: int, steps: int) -> launching.Results:
         for case in cases.CASES.values()
         if layout.devices == devices and cases.runs(layout, case, backend)
     ]
+    print(f"{backend}: {len(runs)} runs on {devices} device{'s' * (devices > 1)}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         return launching.launch(backend, Path(folder), devices, runs, timeout_s=3600)[0]
 
