@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from crosstrain.data.loader import WEIGHT
 from crosstrain.loss import Loss
 from crosstrain.metrics import Metrics
-from crosstrain.models.experts import Balances, balances_of, bind_balances
+from crosstrain.models.experts import Balances, balances_of, reported
 from crosstrain.objective import BALANCE, read_outputs
 from crosstrain.precision import Precision
 from crosstrain.random import StepRandom, seed_key, threefry2x32
@@ -118,15 +118,14 @@ class Program:
         for each in (model, *models):
             bind_random(each, random)
         balances = balances_of(model) if train else None
-        bind_balances(model, balances)
         if casts(precision):
             batch = compute_batch(batch, precision)
         remat = rematerialised(model, self.remat if train else "none")
         mesh = jax.sharding.get_abstract_mesh() if whole else self.runtime.mesh.abstract_mesh
-        with remat, forward_scope(precision), jax.sharding.use_abstract_mesh(mesh):
+        on_mesh = jax.sharding.use_abstract_mesh(mesh)
+        with reported(model, balances), remat, forward_scope(precision), on_mesh:
             result = self.loss_fn(model, batch, JaxOps(batch.get(WEIGHT)), *models)
         bind_random(model, None)
-        bind_balances(model, None)
         if balances is not None and (balance := balances.total(batch.get(WEIGHT))) is not None:
             result = _Balanced(result, balances, balance)
         return result, self.layout.read_buffers(model, buffers)

@@ -33,8 +33,8 @@ def around_step(function: Callable[[Any, Callable[[], Any]], None]) -> Callable[
 
 
 def no_bias_correction(optimizer: Any, step: Callable[[], Any]) -> None:
-    for state in optimizer.state.values():
-        state["step"].fill_(1e6)
+    for group in optimizer.param_groups:
+        group["count"] = 10**6
     step()
 
 
@@ -61,8 +61,7 @@ def adamw_step(optimizer: Any, direction: Callable[[Any, Any, dict[str, Any]], A
         b1, b2 = group["betas"]
         for param in group["params"]:
             state = optimizer.state[param]
-            state["step"] += 1
-            t = state["step"].item()
+            t = group["count"]
             m = state["exp_avg"].mul_(b1).add_(param.grad, alpha=1 - b1)
             v = state["exp_avg_sq"].mul_(b2).addcmul_(param.grad, param.grad, value=1 - b2)
             param.mul_(1 - group["lr"] * group["weight_decay"])
@@ -135,7 +134,7 @@ def summed_gradients(live: Live) -> None:
 
     def run(objective: Any, state: Any, batch: Any, others: Any) -> Any:
         outputs = accumulate(objective, state, batch, others)
-        torch._foreach_mul_(state.gradient_list(), 2.0)
+        torch._foreach_mul_(state.collect_gradients(), 2.0)
         return outputs
 
     gradient._accumulate = run
@@ -148,8 +147,8 @@ def clipped_before_averaging(live: Live) -> None:
 
     def run(objective: Any, state: Any, batch: Any, others: Any) -> Any:
         outputs = accumulate(objective, state, batch, others)
-        grads = state.gradient_list()
-        norm = optim.global_norm(grads) * options.accumulate_steps
+        grads = state.collect_gradients()
+        norm = optim.global_norm(state.learning.now, state.shards) * options.accumulate_steps
         torch._foreach_mul_(grads, torch.clamp(options.clip_norm / norm, max=1.0))
         return outputs
 

@@ -1,6 +1,6 @@
 """Whole training steps by `torch.compile`: forward, backward, clipping and update of one step in one compiled call."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -76,7 +76,6 @@ class CompiledRun:
             state.update(*hyper)
         elif not program.averages:
             update_averages(state, hyper[2])
-        state.counters_stand_still = program.updates
         return self._runtime.metrics(outputs, {"learning_rate": hyper[0]})
 
     def _parts(
@@ -116,19 +115,20 @@ class _Program:
         self._averages = list(state.averages.values()) if self.averages else []
         self._averaged = list(state.params.values())
         self._dtype = DTYPES[runtime.precision.loss_dtype]
-        settings = dict(COMPILE_OPTIONS)
+        settings: dict[str, Any] = {"guard_filter_fn": _can_change}
         if runtime.device.type == "cuda":
-            settings["mode"] = "reduce-overhead"  # CUDA graphs
+            settings |= torch._inductor.list_mode_options("reduce-overhead")  # CUDA graphs
             for tensor in (*self._averages, *(self._update.kept if self._update else ())):
                 torch._dynamo.mark_static_address(tensor)
-        self._whole = torch.compile(self._one, **settings)
-        self._part = torch.compile(self._gradients, **settings)
-        self._rest = torch.compile(self._finish, **settings)
+        self._whole, self._part, self._rest = (
+            torch.compile(each, options=dict(settings), **COMPILE_OPTIONS)
+            for each in (self._one, self._gradients, self._finish)
+        )
 
     def numbers(self, hyper: StepHyper, step: int) -> torch.Tensor:
         """What the update is given as data, so that a new rate compiles nothing: shape (n,)."""
         found = [hyper[2], *(self._update.numbers(hyper[0], hyper[1], step) if self._update else ())]
-        return torch.tensor(found, dtype=self._dtype).to(self._runtime.device, non_blocking=True)
+        return torch.tensor(found, dtype=self._dtype, device=self._runtime.device)
 
     def whole(self, batch: Batch, rows: torch.Tensor, numbers: torch.Tensor) -> Outputs:
         """A step over one batch."""
@@ -190,3 +190,19 @@ class _Program:
     def _own(self, value: Any) -> Any:
         """A copy where the next run of a CUDA graph overwrites what this one returned."""
         return value.clone() if self._runtime.device.type == "cuda" and torch.is_tensor(value) else value
+
+
+def _can_change(guards: Sequence[Any]) -> list[bool]:
+    """Which of a compiler's guards are looked at in every step: all but those of what stays as it is.
+
+    That is what a `_Program` keeps, and the modules of torch and of crosstrain: several for each moment of a parameter
+    and for each function, a fifth of a small step.
+    """
+    return [not guard.name.startswith(_CONSTANT) for guard in guards]
+
+
+_CONSTANT = (
+    *(f"self.{name}" for name in ("_update", "_averages", "_averaged", "_learning", "_runtime", "_clipping")),
+    *(f"G['__import_{package}_dot_" for package in ("torch", "crosstrain", "crosstrain_torch")),
+    "G['__builtins_dict",
+)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -59,13 +60,17 @@ def set_sync(model: nn.Module, sync: bool) -> None:
         model.set_requires_gradient_sync(sync)
 
 
-@contextlib.contextmanager
-def gathered_no_longer(models: Sequence[nn.Module]) -> Iterator[None]:
+def gathered_no_longer(models: Sequence[nn.Module]) -> AbstractContextManager[None]:
     """Frees what the block has gathered, also by a pass that failed or had no backward pass.
 
     FSDP would use it again in the next forward pass, and not see what has been written into the parameters since.
     """
     roots = [model for model in models if isinstance(model, FSDPModule)]
+    return _freed(roots) if roots else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _freed(roots: Sequence[FSDPModule]) -> Iterator[None]:
     try:
         yield
     except BaseException:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from crosstrain.loss import Loss
 from crosstrain.ops import Ops
 
 
@@ -27,6 +28,21 @@ class TorchOps(Ops):
         """See `crosstrain.Ops`."""
         return torch.is_floating_point(values)
 
+    def _mean_cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> Loss:
+        # The sum by torch's kernel: of a small model, the operations over single values cost a tenth of the step.
+        if self.example_weight is not None or options["z_loss"] or not _raises(labels):
+            return super()._mean_cross_entropy(logits, labels, **options)
+        ignored = options["ignore_index"]
+        flat, wanted = self.upcast(logits), labels
+        if wanted.ndim != 1:
+            flat, wanted = flat.reshape(-1, flat.shape[-1]), wanted.reshape(-1)
+        settings = {"reduction": "sum", "label_smoothing": options["label_smoothing"], "ignore_index": ignored}
+        try:
+            total = F.cross_entropy(flat, wanted.long(), **settings)
+        except IndexError:
+            return super()._mean_cross_entropy(logits, labels, **options)
+        return Loss(total, (labels != ignored).sum(dtype=total.dtype))
+
     def _cross_entropy(
         self, logits: torch.Tensor, labels: torch.Tensor, *, label_smoothing: float, z_loss: float, ignore_index: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,11 +55,9 @@ class TorchOps(Ops):
             "ignore_index": ignore_index,
         }
         flat, wanted, outside = logits.reshape(-1, classes), labels.reshape(-1), None
-        # torch raises on the CPU and aborts the CUDA context for a label out of range; the definition is NaN. On the
-        # CPU labels are looked at only then. Its own ignored labels have the value 0, so they may stay as they are.
-        raises = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+        # Labels are looked at only after an error. torch's own ignored ones have the value 0, so they may stay.
         try:
-            values = F.cross_entropy(flat, wanted.long(), **options) if raises else None
+            values = F.cross_entropy(flat, wanted.long(), **options) if _raises(labels) else None
         except IndexError:
             values = None
         if values is None:
@@ -82,3 +96,8 @@ class TorchOps(Ops):
         earlier = torch.arange(classes, device=logits.device) < labels[..., None]
         before = ~(logits <= picked) | ((logits == picked) & earlier)
         return before.sum(-1).where(in_range, classes)
+
+
+def _raises(labels: torch.Tensor) -> bool:
+    """Whether torch raises for a label out of range, where the definition is NaN; it aborts a CUDA context."""
+    return labels.device.type == "cpu" and not torch.compiler.is_compiling()

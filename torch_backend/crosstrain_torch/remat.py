@@ -17,16 +17,17 @@ _DOTS = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
 """Products with weights; those of attention are of batches (`bmm` and kernels of their own)."""
 
 
-@contextlib.contextmanager
-def rematerialised(model: nn.Module, remat: Remat) -> Iterator[None]:
+def rematerialised(model: nn.Module, remat: Remat) -> AbstractContextManager[None]:
     """During a forward pass: the model's blocks run under `torch.utils.checkpoint`.
 
     Raises:
         ConfigError: the model has no such blocks.
     """
-    if remat == "none":
-        yield
-        return
+    return contextlib.nullcontext() if remat == "none" else _with_checkpoints(model, remat)
+
+
+@contextlib.contextmanager
+def _with_checkpoints(model: nn.Module, remat: Remat) -> Iterator[None]:
     chosen = list(blocks(model))
     if not chosen:
         raise nothing_to_remat(model, remat, "nn.ModuleList")

@@ -65,8 +65,6 @@ class TorchState(TrainState):
         self.learning = Learning(self.shards)
         self.native_optimizer = None if optimizer is None else self._build_optimizer()
         self.reading: Future[None] | None = None
-        self.counters_stand_still = False
-        """Whether compiled updates were taken, which leave the optimizer's own counters as they are."""
         self.averages = {name: p.detach().clone() for name, p in self.params.items()} if average is not None else {}
         self.local_averages = [local(average) for average in self.averages.values() if not average.is_meta]
 
@@ -161,12 +159,10 @@ class TorchState(TrainState):
         optimizer = self.native_optimizer
         assert optimizer is not None
         self.wait_for_readers()
-        if self.counters_stand_still:
-            optim.set_counters(self.optimizer, optimizer, self._step)
-            self.counters_stand_still = False
-        optim.set_hyper(self.optimizer, optimizer, rate, momentum)
+        optim.set_hyper(self.optimizer, optimizer, rate, momentum, self._step)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for param in self.learning.now:
+            param.grad = None
         update_averages(self, average)
 
     @contextlib.contextmanager

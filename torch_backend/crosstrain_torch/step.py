@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,7 +16,7 @@ from crosstrain.data.loader import WEIGHT
 from crosstrain.errors import ConfigError
 from crosstrain.loss import Loss
 from crosstrain.metrics import Metrics
-from crosstrain.models.experts import Balances, balances_of, bind_balances
+from crosstrain.models.experts import Balances, balances_of, reported
 from crosstrain.objective import BALANCE
 from crosstrain.precision import Precision
 from crosstrain.random import WORD_MASK, StepRandom, seed_key, threefry2x32
@@ -127,8 +128,7 @@ class Gradient:
                 return self._accumulate(objective, state, batch, others)
             assert isinstance(objective, Objective)
             outputs = self._forward(objective, state, batch, others, self._runtime.rows(batch))
-            loss = outputs["loss"]
-            (loss.sum / loss.weight).backward()
+            backward(outputs["loss"])
             state.collect_gradients()
             return detach(outputs)
 
@@ -186,12 +186,9 @@ class Gradient:
         for owner in (state, *others):
             runtime.bind_random(owner, state.step, rows, compiled=self._compiled)
         balances = balances_of(state.model)
-        bind_balances(state.model, balances)
-        try:
-            with forward_scope(runtime.precision, runtime.device), rematerialised(state.model, self._remat):
-                result = call(objective, batch, runtime.precision, state=state, others=others)
-        finally:
-            bind_balances(state.model, None)
+        scope = forward_scope(runtime.precision, runtime.device)
+        with reported(state.model, balances), scope, rematerialised(state.model, self._remat):
+            result = call(objective, batch, runtime.precision, state=state, others=others)
         outputs = read_losses(result, batch, len(rows))
         return outputs if balances is None else self._balanced(outputs, balances, batch)
 
@@ -249,6 +246,16 @@ def require_no_experts(state: TorchState) -> None:
 COMPILE_OPTIONS: dict[str, Any] = (
     {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
 )
+
+
+def backward(loss: Loss) -> None:
+    """Adds the gradients of sum / weight to the parameters: those of the sum, which begin with 1 / weight."""
+    total, weight = loss
+    if torch.is_tensor(weight):
+        first = weight.to(total.dtype).reciprocal()
+    else:
+        first = torch.full_like(total, 1.0 / weight if weight else math.inf)
+    total.backward(first)
 
 
 class TrainRun:

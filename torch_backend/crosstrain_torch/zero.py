@@ -83,7 +83,7 @@ class ZeroState(TorchState):
 
     def step_zero(self, hyper: StepHyper, scale: float, clipping: Clipping) -> float:
         """Divides what backward passes have added up by `scale`, clips and updates; the norm before clipping."""
-        optim.set_hyper(self.optimizer, self._inner, hyper[0], hyper[1])
+        optim.set_hyper(self.optimizer, self._inner, hyper[0], hyper[1], self._step)
         self.wait_for_readers()
         wrapper = self.engine.optimizer
         wrapper.override_loss_scale(scale)

@@ -126,6 +126,32 @@ def test_bfloat16_within_its_rounding(precision: str, compiled: str) -> None:
     np.testing.assert_allclose(values[:, 1], expected[:, 1], rtol=5e-2)
 
 
+SCALE = 1.0
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_a_user_changes_between_steps_is_seen() -> None:
+    """A number of the script and an attribute of the model: the compiler's checks of these stay."""
+    model = torch.nn.Sequential(torch.nn.Linear(64, 10), torch.nn.LeakyReLU(0.0))
+
+    def scaled(model: Any, batch: Any, ops: ct.Ops) -> Any:
+        return SCALE * ops.mean(model(batch["image"].flatten(1))).sum
+
+    accelerator = ct.Accelerator("torch")
+    state, batch = accelerator.prepare(model, ct.sgd(0.0)), images(8)
+    step = accelerator.train_step(scaled, compile="step")
+    first = step(state, batch)["loss"]
+    globals()["SCALE"] = 2.0
+    try:
+        np.testing.assert_allclose(step(state, batch)["loss"], 2.0 * first, rtol=1e-6)
+    finally:
+        globals()["SCALE"] = 1.0
+    model[1].negative_slope = 1.0
+    linear = step(state, batch)["loss"]
+    assert linear < first - 1e-3
+    np.testing.assert_allclose(linear, accelerator.train_step(scaled)(state, batch)["loss"], rtol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_compiled_and_eager_steps_may_take_turns() -> None:

@@ -1,7 +1,8 @@
 """`Experts`: a mixture of feed-forward layers, of which every token passes through a few."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,10 +121,18 @@ class Balances:
         return self.share * balance.sum * loss_weight / (weight + (weight == 0))
 
 
-def bind_balances(model: Any, balances: Balances | None) -> None:
-    """Has a native model with experts report to `balances` when it is called, or to nobody."""
-    if balances_of(model) is not None:
-        model.balances = balances
+def reported(model: Any, balances: Balances | None) -> AbstractContextManager[None]:
+    """In the block a native model with experts reports to its `balances` when it is called; one without has None."""
+    return nullcontext() if balances is None else _reported(model, balances)
+
+
+@contextmanager
+def _reported(model: Any, balances: Balances) -> Iterator[None]:
+    model.balances = balances
+    try:
+        yield
+    finally:
+        model.balances = None
 
 
 def balances_of(model: Any) -> Balances | None:

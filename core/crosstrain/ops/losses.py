@@ -43,10 +43,8 @@ class LossOps(BaseOps):
             raise ConfigError(f"label_smoothing must be in [0, 1), got label_smoothing={label_smoothing}.")
         if not 0 <= z_loss < math.inf:
             raise ConfigError(f"z_loss must be finite and at least 0, got z_loss={z_loss}.")
-        return self.mean(
-            *self._cross_entropy(
-                logits, labels, label_smoothing=label_smoothing, z_loss=z_loss, ignore_index=ignore_index
-            )
+        return self._mean_cross_entropy(
+            logits, labels, label_smoothing=label_smoothing, z_loss=z_loss, ignore_index=ignore_index
         )
 
     def mse(self, predictions: Any, targets: Any) -> Loss:
@@ -128,6 +126,10 @@ class LossOps(BaseOps):
     def _difference(self, predictions: Any, targets: Any) -> Any:
         self._check_same_shape("predictions", predictions, "targets", targets)
         return self.upcast(predictions) - self.upcast(targets)
+
+    def _mean_cross_entropy(self, logits: Any, labels: Any, **options: Any) -> Loss:
+        """The mean of `_cross_entropy`, for an engine that has it in one operation."""
+        return self.mean(*self._cross_entropy(logits, labels, **options))
 
     @abc.abstractmethod
     def _cross_entropy(

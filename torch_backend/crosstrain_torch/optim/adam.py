@@ -1,9 +1,12 @@
 """Adam and AdamW; see `crosstrain.optim.Adam`."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from crosstrain.optim import Adam
-from crosstrain_torch.optim.base import Group, Kept, Rule, Tensors, Traced, column, set_beta1, start_step
+from crosstrain_torch.optim.base import Foreach, Group, Kept, Rule, Tensors, Traced, column, set_beta1, start_step
 
 MOMENTS = {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 
@@ -36,16 +39,44 @@ def directions_of(grads: Tensors, kept: list[Kept], betas: tuple[float, float], 
     return list(directions)
 
 
+class _Fused(Foreach):
+    """torch's fused kernels. They read the number of the update from a tensor, which is made for all of a group."""
+
+    def __init__(self, groups: list[Group], kernel: Callable[..., None], **defaults: Any) -> None:
+        super().__init__(groups, **defaults)
+        self._kernel = kernel
+
+    def update(self, group: Group, params: Tensors, grads: Tensors, kept: list[Kept]) -> None:
+        """One update of these parameters, in place."""
+        b1, b2 = group["betas"]
+        count = torch.full((), group["count"], dtype=torch.float32, device=params[0].device)
+        self._kernel(
+            params,
+            grads,
+            column(kept, "exp_avg"),
+            column(kept, "exp_avg_sq"),
+            [],
+            [count] * len(params),
+            amsgrad=False,
+            lr=group["lr"],
+            beta1=b1,
+            beta2=b2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+
 def _start_fused(spec: Adam, param: torch.Tensor, kind: str) -> Kept:
-    return start(spec, param, kind) | {"step": start_step(param.device)}
+    return {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
 
 
 def _adam(spec: Adam, groups: list[Group]) -> torch.optim.Optimizer:
-    return torch.optim.Adam(groups, lr=0.0, betas=betas_of(spec), eps=spec.eps, fused=True)
+    return _Fused(groups, torch._fused_adam_, betas=betas_of(spec), eps=spec.eps)
 
 
 def _adamw(spec: Adam, groups: list[Group]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas_of(spec), eps=spec.eps, fused=True)
+    return _Fused(groups, torch._fused_adamw_, betas=betas_of(spec), eps=spec.eps)
 
 
 def _numbers(spec: Adam, rate: float, momentum: float, count: int) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from crosstrain.optim import Role
+from crosstrain.optim.layers import ParamSettings
 from crosstrain_torch.shards import Shards
 
 Group = dict[str, Any]
@@ -58,8 +59,27 @@ class Rule(NamedTuple):
     traced: Traced | None = None
 
 
+class Count:
+    """How often parameters that may stand still were updated before a step; steps mostly follow each other."""
+
+    def __init__(self, settings: ParamSettings) -> None:
+        self._settings, self._step, self._count = settings, 0, 0
+
+    def after(self, step: int) -> int:
+        """Updates in the first `step` optimizer steps."""
+        if step == self._step + 1:
+            self._count += not self._settings.frozen_at(self._step)
+        elif step != self._step:
+            self._count = len(self._settings.updates(step))
+        self._step = step
+        return self._count
+
+
 class Foreach(torch.optim.Optimizer):
     """An optimizer whose update runs over all parameters of a group at once.
+
+    torch wraps `step` into hooks and a range for the profiler, and sorts tensors by device and type: a quarter of a
+    small step. `step` is what it says here, and nothing around it.
 
     Attributes:
         shards: how the whole parameters lie whose parts are updated here.
@@ -77,6 +97,8 @@ class Foreach(torch.optim.Optimizer):
             params = [param for param in group["params"] if param.grad is not None]
             if params:
                 self.update(group, params, [param.grad for param in params], [self.state[param] for param in params])
+
+    step.hooked = True
 
     def update(self, group: Group, params: Tensors, grads: Tensors, kept: list[Kept]) -> None:
         """One update of these parameters, in place."""

@@ -22,7 +22,7 @@ from crosstrain.optim import (
     Sgd,
 )
 from crosstrain_torch.optim import adafactor, adam, adam_variants, adaptive, lamb, lion, muon, sgd
-from crosstrain_torch.optim.base import Foreach, Rule
+from crosstrain_torch.optim.base import Count, Foreach, Rule
 from crosstrain_torch.shards import Shards
 
 RULES: Mapping[type[OptimizerSpec], Rule] = {
@@ -71,6 +71,7 @@ def build(
                 "weight_decay": settings.weight_decay,
                 "rate_scale": settings.rate_scale,
                 "settings": settings,
+                "counts": Count(settings),
                 "kind": kind,
             }
             for (settings, kind), params in groups.items()
@@ -96,10 +97,11 @@ def start(
         optimizer.state[param].update(RULES[type(spec)].start(spec, param.detach(), group["kind"]))
 
 
-def set_hyper(spec: OptimizerSpec, optimizer: torch.optim.Optimizer, rate: float, momentum: float) -> None:
-    """Gives the next update its numbers."""
+def set_hyper(spec: OptimizerSpec, optimizer: torch.optim.Optimizer, rate: float, momentum: float, step: int) -> None:
+    """Gives the update after `step` optimizer steps its numbers."""
     set_momentum = RULES[type(spec)].set_momentum
     for group in optimizer.param_groups:
+        group["count"] = group["counts"].after(step) + 1
         group["lr"] = rate * group["rate_scale"]
         if set_momentum is not None:
             set_momentum(group, momentum)

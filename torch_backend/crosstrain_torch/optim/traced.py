@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from crosstrain.optim import OptimizerSpec
-from crosstrain.optim.layers import ParamSettings
-from crosstrain_torch.optim.base import Tensors, Traced
+from crosstrain_torch.optim.base import Count, Tensors, Traced
 from crosstrain_torch.optim.rules import RULES
 
 
@@ -23,7 +22,7 @@ class TracedUpdate:
         self._spec, self._traced = spec, traced
         places = {param: index for index, param in enumerate(params)}
         self._parts: list[tuple[dict[str, float | bool], list[int], Tensors, list[dict[str, torch.Tensor]]]] = []
-        self._counts: list[_Count] = []
+        self._counts: list[Count] = []
         self._scales: list[float] = []
         for group in optimizer.param_groups:
             chosen = [param for param in group["params"] if param in places]
@@ -35,7 +34,7 @@ class TracedUpdate:
                     {name: each for name, each in optimizer.state[param].items() if name != "step"} for param in chosen
                 ]
                 self._parts.append((constants, [places[param] for param in chosen], chosen, kept))
-                self._counts.append(_Count(group["settings"]))
+                self._counts.append(Count(group["settings"]))
                 self._scales.append(group["rate_scale"])
         self.kept = [tensor for part in self._parts for each in part[3] for tensor in each.values()]
 
@@ -61,19 +60,3 @@ def traced(
     """The update of these parameters for a compiler; None where the optimizer has none."""
     rule = RULES[type(spec)].traced
     return None if rule is None else TracedUpdate(spec, rule, optimizer, params)
-
-
-class _Count:
-    """How often parameters that may stand still were updated before a step; steps mostly follow each other."""
-
-    def __init__(self, settings: ParamSettings) -> None:
-        self._settings, self._step, self._count = settings, 0, 0
-
-    def after(self, step: int) -> int:
-        """Updates in the first `step` optimizer steps."""
-        if step == self._step + 1:
-            self._count += not self._settings.frozen_at(self._step)
-        elif step != self._step:
-            self._count = len(self._settings.updates(step))
-        self._step = step
-        return self._count
