@@ -18,11 +18,12 @@ import crosstrain as ct
 from crosstrain.planning import Job, Topology, plan, sent_bytes
 from crosstrain.planning.chips import CHIPS, Chip
 from crosstrain.planning.formulas import expected
+from crosstrain.step import StepOptions
 
 LENGTH, EXAMPLES, FLOAT = 128, 2, 4
 BF16, FP32 = 2, 4
 LLAMA_8B = {"parameters": 8.03e9, "blocks": 32, "dim": 4096}
-AXES = ("data", "fsdp", "tensor", "expert")
+AXES = ("data", "fsdp", "tensor", "expert", "pipeline")
 ACTIVE = 2
 
 
@@ -42,21 +43,26 @@ def loss_fn(model, batch, ops):
 
 
 def job(axis: str, devices: int) -> Job:
-    """A step whose model has no size that `devices` does not divide; with an expert on every device for `expert`."""
+    """A step whose model has no size that `devices` does not divide.
+
+    With an expert on every device for `expert`; for `pipeline` with a block on each, and a micro-batch for each stage.
+    """
     heads, examples = (devices, EXAMPLES) if axis == "tensor" else (8, EXAMPLES * devices)
+    stages = axis == "pipeline"
     return Job(
         model=ct.models.GPTConfig(
             vocab_size=1024,
-            dim=512,
-            n_layers=4,
+            dim=256 if stages else 512,
+            n_layers=devices if stages else 4,
             n_heads=heads,
-            mlp_dim=1536,
+            mlp_dim=512 if stages else 1536,
             max_seq_len=LENGTH,
             experts=ct.Experts(number=devices, active=ACTIVE, capacity=1.0) if axis == "expert" else None,
         ),
         loss_fn=loss_fn,
         batch={name: np.zeros((examples, LENGTH), np.int32) for name in ("tokens", "labels")},
         optimizer=ct.adamw(1e-3),
+        options=StepOptions(accumulate_steps=devices if stages else 1),
     )
 
 
@@ -69,7 +75,8 @@ def compiled(axis: str, devices: int) -> Row:
         tokens=EXAMPLES * LENGTH,
         compute_bytes=FLOAT,
         gradient_bytes=FLOAT,
-        micro_batches=1,
+        micro_batches=devices if axis == "pipeline" else 1,
+        one_program=True,
         places=ACTIVE * EXAMPLES * LENGTH,
     )
     assert report.measured.memory is not None

@@ -1,5 +1,6 @@
 """Whole training steps by `torch.compile`: forward, backward, clipping and update of one step in one compiled call."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -70,21 +71,22 @@ class CompiledRun:
         program, count = self._program(state), self._options.accumulate_steps
         rows = self._runtime.rows(batch)
         numbers = program.numbers(hyper, state.step)
-        parts = self._parts(state, batch, rows, count)
-        outputs = program.whole(*next(parts), numbers) if count == 1 else program.accumulate(parts, numbers)
+        if count == 1:
+            self._runtime.bind_random(state, state.step, rows, compiled=True)
+            outputs = program.whole(batch, numbers)
+        else:
+            outputs = program.accumulate(self._parts(state, batch, rows, count), numbers)
         if not program.updates:
             state.update(*hyper)
         elif not program.averages:
             update_averages(state, hyper[2])
         return self._runtime.metrics(outputs, {"learning_rate": hyper[0]})
 
-    def _parts(
-        self, state: TorchState, batch: Batch, rows: torch.Tensor, count: int
-    ) -> Iterator[tuple[Batch, torch.Tensor]]:
+    def _parts(self, state: TorchState, batch: Batch, rows: torch.Tensor, count: int) -> Iterator[Batch]:
         """Micro-batches, each with the randomness of its rows."""
-        for part, own in micro_batches(batch, rows, count) if count > 1 else ((batch, rows),):
+        for part, own in micro_batches(batch, rows, count):
             self._runtime.bind_random(state, state.step, own, compiled=True)
-            yield part, own
+            yield part
 
     def _program(self, state: TorchState) -> "_Program":
         cache = self._programs.setdefault(state, {})
@@ -130,30 +132,30 @@ class _Program:
         found = [hyper[2], *(self._update.numbers(hyper[0], hyper[1], step) if self._update else ())]
         return torch.tensor(found, dtype=self._dtype, device=self._runtime.device)
 
-    def whole(self, batch: Batch, rows: torch.Tensor, numbers: torch.Tensor) -> Outputs:
+    def whole(self, batch: Batch, numbers: torch.Tensor) -> Outputs:
         """A step over one batch."""
-        return self._end(self._whole(batch, rows, numbers))
+        return self._end(self._whole(batch, numbers))
 
-    def accumulate(self, parts: Iterable[tuple[Batch, torch.Tensor]], numbers: torch.Tensor) -> Outputs:
+    def accumulate(self, parts: Iterable[Batch], numbers: torch.Tensor) -> Outputs:
         """A step over micro-batches."""
         total: Outputs = {}
         grads = [torch.zeros_like(param) for param in self._learning]
-        for part, rows in parts:
-            grads, outputs = self._part(part, rows, grads)
+        for part in parts:
+            grads, outputs = self._part(part, grads)
             grads = [self._own(each) for each in grads]
             total = add(total, self._owned(outputs))
         return self._end(self._rest(grads, total, numbers))
 
     # What is compiled.
 
-    def _one(self, batch: Batch, rows: torch.Tensor, numbers: torch.Tensor) -> tuple[Outputs, Grads]:
-        return self._finish(*self._gradients(batch, rows, None), numbers)
+    def _one(self, batch: Batch, numbers: torch.Tensor) -> tuple[Outputs, Grads]:
+        return self._finish(*self._gradients(batch, None), numbers)
 
-    def _gradients(self, batch: Batch, rows: torch.Tensor, before: Grads | None) -> tuple[Grads, Outputs]:
+    def _gradients(self, batch: Batch, before: Grads | None) -> tuple[Grads, Outputs]:
         """Of the sum of the losses, added to those before."""
         precision = self._runtime.precision
         with forward_scope(precision, self._runtime.device):
-            outputs = read_losses(call_alone(self._objective, batch, precision), batch, len(rows))
+            outputs = read_losses(call_alone(self._objective, batch, precision), batch, len(next(iter(batch.values()))))
         grads = list(torch.autograd.grad(outputs["loss"].sum, self._learning, materialize_grads=True))
         outputs = detach(outputs)
         with torch.no_grad():
@@ -195,14 +197,14 @@ class _Program:
 def _can_change(guards: Sequence[Any]) -> list[bool]:
     """Which of a compiler's guards are looked at in every step: all but those of what stays as it is.
 
-    That is what a `_Program` keeps, and the modules of torch and of crosstrain: several for each moment of a parameter
+    That is what a `_Program` keeps, and functions of torch and of crosstrain: several for each moment of a parameter
     and for each function, a fifth of a small step.
     """
-    return [not guard.name.startswith(_CONSTANT) for guard in guards]
+    return [_CONSTANT.search(guard.name) is None for guard in guards]
 
 
-_CONSTANT = (
-    *(f"self.{name}" for name in ("_update", "_averages", "_averaged", "_learning", "_runtime", "_clipping")),
-    *(f"G['__import_{package}_dot_" for package in ("torch", "crosstrain", "crosstrain_torch")),
-    "G['__builtins_dict",
+_CONSTANT = re.compile(
+    r"(^|\()self\._(update|averages|averaged|learning|runtime|clipping|wants_norm)\b"
+    r"|G\['__import_(torch|crosstrain|crosstrain_torch)_dot_"
+    r"|G\['(__builtins_dict\w*|optim|detach|call_alone|read_losses|forward_scope)'\]"
 )

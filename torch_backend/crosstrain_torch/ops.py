@@ -12,6 +12,10 @@ from crosstrain.ops import Ops
 class TorchOps(Ops):
     """See `crosstrain.Ops`."""
 
+    def __init__(self, example_weight: torch.Tensor | None = None) -> None:
+        super().__init__(example_weight)
+        self._counts: list[tuple[torch.Tensor, int, torch.Tensor]] = []
+
     def upcast(self, values: torch.Tensor) -> torch.Tensor:
         """See `crosstrain.Ops`."""
         return values if values.dtype == torch.float64 else values.float()
@@ -41,7 +45,15 @@ class TorchOps(Ops):
             total = F.cross_entropy(flat, wanted.long(), **settings)
         except IndexError:
             return super()._mean_cross_entropy(logits, labels, **options)
-        return Loss(total, (labels != ignored).sum(dtype=total.dtype))
+        return Loss(total, self._count(labels, ignored, total.dtype))
+
+    def _count(self, labels: torch.Tensor, ignored: int, dtype: torch.dtype) -> torch.Tensor:
+        """How many labels count, which a loss and the metrics beside it ask of the same ones."""
+        for known, index, count in self._counts:
+            if known is labels and index == ignored:
+                return count
+        self._counts.append((labels, ignored, (labels != ignored).sum(dtype=dtype)))
+        return self._counts[-1][-1]
 
     def _cross_entropy(
         self, logits: torch.Tensor, labels: torch.Tensor, *, label_smoothing: float, z_loss: float, ignore_index: int
@@ -70,6 +82,13 @@ class TorchOps(Ops):
         if outside is not None:
             values = values.masked_fill(outside, torch.nan)
         return values, counted.to(values.dtype)
+
+    def _mean_accuracy(self, logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> Loss:
+        if self.example_weight is not None or ignore_index >= 0:
+            return super()._mean_accuracy(logits, labels, ignore_index)
+        # No class is negative, so ignored labels are never right.
+        right = (logits.argmax(dim=-1) == labels).sum(dtype=torch.float32)
+        return Loss(right, self._count(labels, ignore_index, torch.float32))
 
     def _accuracy(
         self, logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int

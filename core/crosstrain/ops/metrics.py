@@ -23,7 +23,7 @@ class MetricOps(BaseOps):
             LossError: shapes or types that do not fit together.
         """
         self._check_labels(logits, labels)
-        return self.mean(*self._accuracy(logits, labels, ignore_index=ignore_index))
+        return self._mean_accuracy(logits, labels, ignore_index)
 
     def top_k_accuracy(self, logits: Any, labels: Any, *, k: int, ignore_index: int = -100) -> Loss:
         """Share of examples (or tokens) whose label is among the k largest logits.
@@ -87,6 +87,10 @@ class MetricOps(BaseOps):
             counts[f"{name}_fp{suffix}"] = self.mean(p * (1.0 - a), counted)
             counts[f"{name}_fn{suffix}"] = self.mean((1.0 - p) * a, counted)
         return counts
+
+    def _mean_accuracy(self, logits: Any, labels: Any, ignore_index: int) -> Loss:
+        """The mean of `_accuracy`, for an engine that has it in fewer operations."""
+        return self.mean(*self._accuracy(logits, labels, ignore_index=ignore_index))
 
     @abc.abstractmethod
     def _accuracy(self, logits: Any, labels: Any, *, ignore_index: int) -> tuple[Any, Any]:

@@ -1,14 +1,14 @@
 """What a step sends by each kind of parallelism, from the sharding plan alone: for engines that compile no program.
 
 Shoeybi et al. 2019 (Megatron) for tensor parallelism, Rajbhandari et al. 2020 (ZeRO-3) for sharded parameters,
-Lepikhin et al. 2020 (GShard) for experts.
+Lepikhin et al. 2020 (GShard) for experts, Huang et al. 2019 (GPipe) for stages.
 """
 
 import math
 from collections.abc import Mapping
 
 from crosstrain.planning.traffic import Collective
-from crosstrain.sharding import ParamPlan, ShardingPlan
+from crosstrain.sharding import PIPELINE_AXIS, ParamPlan, ShardingPlan
 
 
 def expected(
@@ -19,6 +19,7 @@ def expected(
     gradient_bytes: float,
     micro_batches: int = 1,
     places: float = 0,
+    one_program: bool = False,
 ) -> tuple[Collective, ...]:
     """Collectives of one step.
 
@@ -28,6 +29,7 @@ def expected(
         compute_bytes: of an element of activations and gathered weights.
         gradient_bytes: of an element of a gradient while it is added up.
         micro_batches: forward passes in the step; gradients are added up once.
+        one_program: whether the stages of a pipeline are one program, as on JAX, and not one each.
         places: those that tokens of one device and micro-batch take at experts, or that are kept for them.
     """
     return (
@@ -35,6 +37,7 @@ def expected(
         *_fsdp(plan, compute_bytes, gradient_bytes, micro_batches),
         *_tensor(plan, tokens, compute_bytes, micro_batches),
         *_expert(plan, places, compute_bytes, micro_batches),
+        *_pipeline(plan, tokens, compute_bytes, micro_batches, one_program),
     )
 
 
@@ -42,10 +45,10 @@ def _data(plan: ShardingPlan, gradient_bytes: float) -> tuple[Collective, ...]:
     """An all-reduce of every gradient, of the part that a device holds."""
     given: dict[tuple[str, ...], float] = {}
     for param in plan.of_stage(0).values():
-        shared = ("data", "pipeline") if param.stage is None else ("data",)
+        shared = ("data", PIPELINE_AXIS) if param.stage is None else ("data",)
         axes = tuple(
             axis
-            for axis in ("data", "fsdp", "expert", "pipeline")
+            for axis in ("data", "fsdp", "expert", PIPELINE_AXIS)
             if plan.mesh[axis] > 1 and (axis in shared or (axis in ("fsdp", "expert") and not _splits(param, axis)))
         )
         given[axes] = given.get(axes, 0.0) + math.prod(param.local_shape(plan.mesh)) * gradient_bytes
@@ -90,6 +93,29 @@ def _expert(plan: ShardingPlan, places: float, compute_bytes: float, micro_batch
     times = 2 * micro_batches
     given = times * places * sum(widths) * compute_bytes
     return (_collective("all-to-all", ("expert",), plan.mesh, times * len(widths), given),)
+
+
+def _pipeline(
+    plan: ShardingPlan, tokens: int, compute_bytes: float, micro_batches: int, one_program: bool
+) -> tuple[Collective, ...]:
+    """A stage in the middle hands every micro-batch on, and its gradients back.
+
+    Of one program every device does so in each of its ticks, of which there are stages - 1 more; between steps it has
+    a part of each block, which goes to the block's stage and comes back as a gradient; and micro-batches, which the
+    devices share, go to the first stage and come from the last, with their gradients.
+    """
+    n = plan.mesh[PIPELINE_AXIS]
+    widths = [p.shape[p.logical.index("embed")] for p in plan.params.values() if p.logical and "embed" in p.logical]
+    if n == 1 or not widths:
+        return ()
+    stream = tokens * widths[0] * compute_bytes
+    times = 2 * (micro_batches + n - 1 if one_program else micro_batches)
+    handed_on = _collective("collective-permute", (PIPELINE_AXIS,), plan.mesh, times, times * stream)
+    if not one_program:
+        return (handed_on,)
+    parts = [math.prod(p.local_shape(plan.mesh)) / n for p in plan.params.values() if p.stage is not None]
+    given = 2 * sum(parts) * compute_bytes + 4 * micro_batches * stream
+    return handed_on, _collective("all-to-all", (PIPELINE_AXIS,), plan.mesh, 2 * len(parts) // n + 4, given)
 
 
 def _splits(param: ParamPlan, axis: str) -> bool:
