@@ -2,7 +2,7 @@
 
 # mypy: disable-error-code="empty-body"
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -50,6 +50,10 @@ class Meshes:
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Places this process's part of a global batch, split over the data axis, and its sequences over `context`."""
 
+    def _stack_placer(self) -> Callable[[dict[str, np.ndarray]], dict[str, Any]] | None:
+        """What places several batches of one shape, (count, B, ...), for one call that takes them; None for none."""
+        return None
+
     @property
     def _loaded_part(self) -> tuple[tuple[int, ...], int]:
         """Which parts of a batch this process loads, of how many; to an island what it loads is the whole."""
@@ -66,6 +70,7 @@ class Meshes:
             float_dtype=self.precision.loss_dtype,
             wide_integers=self._wide_integers,
             put=self._put,
+            put_stack=self._stack_placer(),
             augment=self._augment,
         )
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
+from crosstrain.data.stacks import Stack
 from crosstrain.errors import ConfigError, NonFiniteLossError, require_count
 from crosstrain.metrics import Metrics
 from crosstrain.optim import Clipping
@@ -98,7 +99,7 @@ class RunMany(RunStep, Protocol):
     def many(
         self, state: Any, batches: Sequence[dict[str, Any]], hypers: Sequence[StepHyper], others: tuple[Any, ...]
     ) -> list[Metrics]:
-        """Takes a step for each batch, all of one structure."""
+        """Takes a step for each batch, all of one structure; they may be a `Stack`."""
         ...
 
 
@@ -180,7 +181,7 @@ class TrainStep:
 
         Args:
             state: updated in place.
-            batches: one for each step, as for a single call.
+            batches: one for each step, as for a single call; or what `Loader.stacks` gives.
             others: as for a single call.
 
         Returns:
@@ -191,7 +192,11 @@ class TrainStep:
                 policy is `raise`.
         """
         require_trainable(state, others)
-        placed = [self._to_device(batch) for batch in batches]
+        placed: Sequence[dict[str, Any]]
+        if isinstance(batches, Stack):
+            placed = Stack(self._to_device(batches.fields), len(batches))
+        else:
+            placed = [self._to_device(batch) for batch in batches]
         if not isinstance(self._run, RunMany) or len(placed) < _FEWEST or not _alike(state, placed):
             return [self(state, batch, *others) for batch in placed]
         hypers = [state.hyper(state.step + index) for index in range(len(placed))]
@@ -221,10 +226,14 @@ _FEWEST = 2
 
 def _alike(state: TrainState, batches: Sequence[dict[str, Any]]) -> bool:
     """Whether one program can take all of these steps: equal shapes, and the same parameters stand still."""
-    shapes = [{name: (values.shape, values.dtype) for name, values in batch.items()} for batch in batches]
     layers = state.optimizer.layers
     still = [[group.frozen_at(state.step + index) for group in layers] for index in range(len(batches))]
-    return all(each == shapes[0] for each in shapes) and all(each == still[0] for each in still)
+    if any(each != still[0] for each in still):
+        return False
+    if isinstance(batches, Stack):
+        return True
+    shapes = [{name: (values.shape, values.dtype) for name, values in batch.items()} for batch in batches]
+    return all(each == shapes[0] for each in shapes)
 
 
 GradientStep = Callable[..., tuple[Metrics, Gradients]]

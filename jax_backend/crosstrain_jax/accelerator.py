@@ -151,6 +151,13 @@ class JaxAccelerator(Accelerator):
         with scope(self.precision):
             return self._place(batch)
 
+    def _stack_placer(self) -> Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]:
+        def put(stack: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+            with scope(self.precision):
+                return self._place.stack(stack)
+
+        return put
+
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
         return step.TrainRun(loss_fn, options, self._runtime)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from crosstrain.snapshot import LazyArrays
 from crosstrain_jax import naming
@@ -64,22 +65,34 @@ class Placer:
             self._call = jax.jit(lambda batch: batch, in_shardings=sharding, out_shardings=sharding)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """The same fields on the devices."""
-        if self._call is not None:
-            return self._call(batch)
-        shardings = {name: batch_sharding(self._mesh, values.ndim) for name, values in batch.items()}
-        if jax.process_count() == 1:
-            return jax.device_put(batch, shardings)
-        return {name: self._part(values, shardings[name]) for name, values in batch.items()}
+        """The same fields, (B, ...), on the devices."""
+        return self._put(batch, 0)
 
-    def _part(self, values: np.ndarray, sharding: NamedSharding) -> jax.Array:
-        """Rows that this process has, and all of their columns; each of its devices takes what it is to hold."""
-        size = len(values) // len(self._parts)
-        shape = (self._count * size, *values.shape[1:])
+    def stack(self, batches: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """The same of several batches, (count, B, ...)."""
+        return self._put(batches, 1)
+
+    def _put(self, fields: dict[str, np.ndarray], dimension: int) -> dict[str, jax.Array]:
+        if self._call is not None:
+            return self._call(fields)
+        shardings = {name: self._sharding(values.ndim, dimension) for name, values in fields.items()}
+        if jax.process_count() == 1:
+            return jax.device_put(fields, shardings)
+        return {name: self._part(values, shardings[name], dimension) for name, values in fields.items()}
+
+    def _sharding(self, ndim: int, dimension: int) -> NamedSharding:
+        spec = batch_sharding(self._mesh, ndim - dimension).spec
+        return NamedSharding(self._mesh, P(*[None] * dimension, *spec))
+
+    def _part(self, values: np.ndarray, sharding: NamedSharding, dimension: int) -> jax.Array:
+        """Rows, along a dimension, that this process has, and all else; each device takes what it is to hold."""
+        size = values.shape[dimension] // len(self._parts)
+        shape = list(values.shape)
+        shape[dimension] = self._count * size
 
         def local(index: tuple[slice, ...]) -> np.ndarray:
-            low, high, _ = index[0].indices(shape[0])
+            low, high, _ = index[dimension].indices(shape[dimension])
             start = self._parts.index(low // size) * size + low % size
-            return values[start : start + high - low, *index[1:]]
+            return values[*index[:dimension], start : start + high - low, *index[dimension + 1 :]]
 
-        return jax.make_array_from_callback(shape, sharding, local)
+        return jax.make_array_from_callback(tuple(shape), sharding, local)

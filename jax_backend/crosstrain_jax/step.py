@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crosstrain.data.stacks import Stack
 from crosstrain.errors import DataError
 from crosstrain.metrics import Metrics
 from crosstrain.state import require_trainable
@@ -42,7 +43,8 @@ class TrainRun:
         program = self._programs.get(state, others)
         leaves = (state.params, state.buffers, state.moments, state.averages, state.count)
         rates = np.array(hypers, self._runtime.float_type)
-        *leaves, tables = program.run_many(*leaves, rates, tuple(batches), arrays(others))
+        given = batches.fields if isinstance(batches, Stack) else tuple(batches)
+        *leaves, tables = program.run_many(*leaves, rates, given, arrays(others))
         state.params, state.buffers, state.moments, state.averages, state.count = leaves
         return [
             program.metrics(tables, self._extra, {"learning_rate": hyper[0]}, step=index)
@@ -94,14 +96,14 @@ class TrainRun:
             averages: Leaves,
             count: Any,
             hypers: Any,
-            batches: tuple[Batch, ...],
+            batches: Batch | tuple[Batch, ...],
             others: Any,
         ) -> Any:
             def one(carry: tuple[Leaves, Leaves, Leaves, Leaves, Any], given: tuple[Any, Batch]) -> tuple[Any, Any]:
                 *after, table = step(*carry, *given, others)
                 return tuple(after), table
 
-            stacked = jax.tree.map(lambda *each: jnp.stack(each), *batches)
+            stacked = batches if isinstance(batches, dict) else jax.tree.map(lambda *each: jnp.stack(each), *batches)
             carry, tables = jax.lax.scan(one, (params, buffers, moments, averages, count), (hypers, stacked))
             return *carry, tables
 

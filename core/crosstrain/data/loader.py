@@ -1,9 +1,9 @@
 """`Loader`: batches of a source in their order, padded, checked, and placed on the devices."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 
@@ -21,12 +21,14 @@ from crosstrain.data.placement import (
 from crosstrain.data.position import Position, dump, parse
 from crosstrain.data.prefetch import in_thread, look_ahead
 from crosstrain.data.sources import Arrays, Source, as_source, stack_examples
+from crosstrain.data.stacks import Stack, in_groups, stacked
 from crosstrain.data.stream import Stream
 from crosstrain.data.torch_loader import TorchLoader, TorchStream
 from crosstrain.data.transform import Compose, Context, TransformLike, compose
 from crosstrain.data.workers import gathering
 from crosstrain.errors import DataError, require_count
 
+T = TypeVar("T", bound=Sized)
 _LOOK_AHEAD = 2
 _IGNORED_LABEL = -100
 
@@ -103,9 +105,24 @@ class Loader:
         return batch_count(self.example_count, self._batch_size, self._spec.drop_last)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self._hand_out(self._placed(self._begin()), self._iteration)
+
+    def stacks(self, count: int, limit: int | None = None) -> Iterator[Sequence[dict[str, Any]]]:
+        """The batches of an iteration, `count` at a time, for `TrainStep.many`; fewer at the end of the epoch.
+
+        On JAX a `Stack` of them is one copy to the devices, unless shapes differ or transforms run there.
+
+        Args:
+            count: at least 1.
+            limit: batches after which the iteration ends; None for the whole epoch.
+        """
+        return self._hand_out(self._placed_stacks(self._begin(), count, limit), self._iteration, limit)
+
+    def _begin(self) -> Position:
+        """Where a new iteration starts."""
         start, self._iteration = self._next, object()
         self._position, self._next = start, Position(epoch=start.epoch + 1)
-        return self._hand_out(start, self._iteration)
+        return start
 
     # Where the training loop stands.
 
@@ -172,27 +189,48 @@ class Loader:
         self._next = self._position = position
         self._iteration = None
 
-    def _hand_out(self, start: Position, iteration: object) -> Iterator[dict[str, Any]]:
+    def _hand_out(
+        self, placed: Iterator[tuple[T, Position]], iteration: object, limit: int | None = None
+    ) -> Iterator[T]:
         cheap = self._source is not None and self._source.fields() is not None and self._transform is None
         ahead = look_ahead if cheap and not self._spec.workers else in_thread
-        with closing(ahead(self._placed(start), _LOOK_AHEAD)) as batches:
+        with closing(ahead(placed, _LOOK_AHEAD)) as batches:
             for batch, after in batches:
                 if self._iteration is iteration:
                     self._position = after
+                if limit is not None:
+                    limit -= len(batch)
                 yield batch
-        if self._iteration is iteration:
+        if self._iteration is iteration and limit != 0:
             self._position = self._next
 
     # From the source to this process's part of each batch.
 
+    def _local(self, start: Position) -> Iterator[_Local]:
+        return self._from_iterable(start) if self._source is None else self._from_source(start)
+
     def _placed(self, start: Position) -> Iterator[tuple[dict[str, Any], Position]]:
-        for local in self._from_iterable(start) if self._source is None else self._from_source(start):
+        for local in self._local(start):
             yield self._put(local), local.after
+
+    def _placed_stacks(
+        self, start: Position, count: int, limit: int | None
+    ) -> Iterator[tuple[Sequence[dict[str, Any]], Position]]:
+        put = self._placement.put_stack
+        for group in in_groups(self._local(start), count, limit):
+            batches: Sequence[dict[str, Any]] | None = None
+            if put is not None and self._on_device is None and len(group) == count > 1:
+                fields = stacked([self._on_host(local) for local in group])
+                batches = None if fields is None else Stack(put(fields), count)
+            yield batches or [self._put(local) for local in group], group[-1].after
+
+    def _on_host(self, local: _Local) -> Arrays:
+        fields = self._transform.apply(local.fields, local.context) if self._transform else local.fields
+        return self._finish(fields, local)
 
     def _put(self, local: _Local) -> dict[str, Any]:
         if self._on_device is None:
-            fields = self._transform.apply(local.fields, local.context) if self._transform else local.fields
-            return self._placement.put(self._finish(fields, local))
+            return self._placement.put(self._on_host(local))
         fields, drawn = self._on_device.draw(local.fields, local.context)
         chain = self._on_device.chain(local.context.epoch, self._placement.float_dtype)
         put, augment = self._placement.put, self._placement.augment

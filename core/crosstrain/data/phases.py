@@ -25,6 +25,8 @@ class Batches(Protocol):
 
     def __iter__(self) -> Iterator[dict[str, Any]]: ...
 
+    def stacks(self, count: int, limit: int | None = None) -> Iterator[Sequence[dict[str, Any]]]: ...  # noqa: D102
+
     def steps(self, epochs: int) -> int: ...  # noqa: D102
 
     def aside(self) -> contextlib.AbstractContextManager[None]: ...  # noqa: D102
@@ -114,9 +116,17 @@ class PhasedLoader:
         return len(self.loader_of(self.epoch))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self._begin())
+
+    def stacks(self, count: int, limit: int | None = None) -> Iterator[Sequence[dict[str, Any]]]:
+        """See `Loader.stacks`."""
+        return self._begin().stacks(count, limit)
+
+    def _begin(self) -> Loader:
+        """The loader of the next epoch, which becomes the current one."""
         if self.loader_of(self.epoch) is not self._current:
             self.set_epoch(self.epoch)
-        return iter(self._current)
+        return self._current
 
     def steps(self, epochs: int) -> int:
         """Batches of the next `epochs` epochs."""

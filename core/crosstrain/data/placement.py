@@ -46,6 +46,7 @@ class Placement:
         float_dtype: floating fields are cast to it.
         wide_integers: whether integers wider than 32 bits stay as they are (torch's losses want them) or become int32.
         put: copies this process's part to its devices.
+        put_stack: the same of several batches of one shape, (count, B, ...); None where nothing takes them at once.
         augment: runs transforms there, on fields and on what was drawn for them.
     """
 
@@ -57,6 +58,7 @@ class Placement:
     float_dtype: str
     wide_integers: bool = False
     put: Callable[[Arrays], dict[str, Any]]
+    put_stack: Callable[[Arrays], dict[str, Any]] | None = None
     augment: Augment | None = None
 
     def convert(self, batch: Mapping[str, Any]) -> Arrays:

@@ -1,7 +1,7 @@
 """The training loop: epochs, steps, logging one step late, evaluation. Which events come when is decided here only."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from crosstrain.callbacks import Callback, Record, Run, Speed, listeners
@@ -73,12 +73,13 @@ class Loop:
         self._emit("on_epoch_begin")
         if run.total_steps is not None and run.step >= run.total_steps:
             return
-        batches = iter(loader)
+        calls = self._calls(loader)
         run.batch_size = self._speed.batch_size = loader.batch_size  # which a PhasedLoader changes
-        while batch := self._next(batches):
-            run.taken = range(run.state.step, run.state.step + len(batch))
-            self._emit("on_step_begin", batch[0])
-            metrics = self._take(batch)
+        for batches in calls:
+            run.taken = range(run.state.step, run.state.step + len(batches))
+            if self._listeners_of("on_step_begin"):
+                self._emit("on_step_begin", batches[0])
+            metrics = self._take(batches)
             # The values of the call before are read now, while the device is busy with this one.
             self._flush()
             for step, each in zip(run.taken, metrics, strict=True):
@@ -90,12 +91,15 @@ class Loop:
                 break
         self._flush()
 
-    def _next(self, batches: Iterator[Batch]) -> list[Batch]:
-        """Batches of the next call; none at the end of the epoch."""
-        left = self._steps_per_call if self._run.total_steps is None else self._run.total_steps - self._run.step
-        return list(itertools.islice(batches, min(self._steps_per_call, left)))
+    def _calls(self, loader: Batches) -> Iterator[Sequence[Batch]]:
+        """The batches of each call of the step, to the end of the epoch or of the run."""
+        run = self._run
+        if self._steps_per_call == 1:
+            batches = iter(loader)  # begins the epoch
+            return ([batch] for batch in batches)
+        return loader.stacks(self._steps_per_call, None if run.total_steps is None else run.total_steps - run.step)
 
-    def _take(self, batches: list[Batch]) -> list[Metrics]:
+    def _take(self, batches: Sequence[Batch]) -> list[Metrics]:
         """Steps in one call, or one by one where they are fewer, for which nothing new is compiled."""
         if len(batches) == self._steps_per_call > 1:
             return self._step.many(self._run.state, batches)
@@ -121,7 +125,10 @@ class Loop:
         self._emit("on_evaluate_end", record)
 
     def _emit(self, event: str, *arguments: object) -> None:
+        for listener in self._listeners_of(event):
+            listener(self._run, *arguments)
+
+    def _listeners_of(self, event: str) -> list[Callable[..., None]]:
         if event not in self._listeners:
             self._listeners[event] = listeners(self._callbacks, event)
-        for listener in self._listeners[event]:
-            listener(self._run, *arguments)
+        return self._listeners[event]

@@ -1,0 +1,50 @@
+"""`Stack`: batches of one shape as one array for each field, for a call that takes a step for each of them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+
+from crosstrain.data.sources import Arrays
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stack(Sequence[dict[str, Any]]):
+    """As a sequence, its batches; taking one out copies it on the devices.
+
+    Attributes:
+        fields: device arrays of shape (length, B, ...).
+        length: how many batches.
+    """
+
+    fields: dict[str, Any]
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(self.length))]
+        if not -self.length <= index < self.length:
+            raise IndexError(f"index must be from 0 to {self.length - 1}, got {index}.")
+        return {name: values[index] for name, values in self.fields.items()}
+
+
+def stacked(batches: Sequence[Arrays]) -> Arrays | None:
+    """One array for each field; None for batches of unlike shapes or types."""
+    first = {name: (values.shape, values.dtype) for name, values in batches[0].items()}
+    if any({name: (values.shape, values.dtype) for name, values in each.items()} != first for each in batches[1:]):
+        return None
+    return {name: np.stack([each[name] for each in batches]) for name in first}
+
+
+def in_groups(items: Iterable[T], count: int, limit: int | None = None) -> Iterator[list[T]]:
+    """`count` at a time, fewer at the end, which comes after `limit` of them at the latest."""
+    rest = islice(items, limit)
+    while group := list(islice(rest, count)):
+        yield group
