@@ -67,6 +67,7 @@ def test_batches_are_split_and_weights_are_not(runs: dict, layout: str, devices:
         assert results["facts/weights are replicated"]
         assert results["facts/donated"]
         assert results["facts/augmented alike"]
+        assert results["facts/stacked alike"]
         assert results["facts/finite"]
 
 

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from parity_tests import layouts, refusals
 
 import crosstrain as ct
+from crosstrain.data.stacks import Stack
 from crosstrain_jax import sharding
 
 
@@ -41,8 +42,24 @@ def facts() -> dict[str, np.ndarray]:
         "compilations": np.array([sum(program.run._cache_size() for program in each.values()) for each in programs]),
         "donated": np.array(before.is_deleted()),
         "augmented alike": np.array(augmented_alike(accelerator)),
+        "stacked alike": np.array(stacked_alike(loader)),
         "finite": np.array(np.isfinite(trainer_epochs).all()),
     }
+
+
+def stacked_alike(loader: ct.data.Loader) -> bool:
+    """Whether a stack holds on every device what the batches hold there that come one by one."""
+    with loader.aside():
+        batches = list(loader)
+    with loader.aside():
+        stack = next(iter(loader.stacks(2)))
+    assert isinstance(stack, Stack)
+    return all(
+        np.array_equal(shard.data[index], single.data)
+        for name, values in stack.fields.items()
+        for index in range(len(stack))
+        for shard, single in zip(values.addressable_shards, batches[index][name].addressable_shards, strict=True)
+    )
 
 
 def augmented_alike(accelerator: ct.Accelerator) -> bool:

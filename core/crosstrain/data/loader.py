@@ -1,46 +1,34 @@
 """`Loader`: batches of a source in their order, padded, checked, and placed on the devices."""
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
 import numpy as np
 
 from crosstrain.data.device import DeviceTransform
-from crosstrain.data.order import BatchRows, batch_count, epoch_batches, pad_rows, padding_weights
+from crosstrain.data.local import Local, LocalBatches
+from crosstrain.data.order import batch_count, padding_weights
 from crosstrain.data.placement import (
     WEIGHT,
     Augment,
     LoaderSpec,
     Placement,
     TransformOn,
-    require_some_weight,
     require_weights,
 )
 from crosstrain.data.position import Position, dump, parse
 from crosstrain.data.prefetch import in_thread, look_ahead
-from crosstrain.data.sources import Arrays, Source, as_source, stack_examples
+from crosstrain.data.sources import Arrays, Source, as_source
 from crosstrain.data.stacks import Stack, in_groups, stacked
 from crosstrain.data.stream import Stream
 from crosstrain.data.torch_loader import TorchLoader, TorchStream
-from crosstrain.data.transform import Compose, Context, TransformLike, compose
-from crosstrain.data.workers import gathering
+from crosstrain.data.transform import Compose, TransformLike, compose
 from crosstrain.errors import DataError, require_count
 
 T = TypeVar("T", bound=Sized)
 _LOOK_AHEAD = 2
 _IGNORED_LABEL = -100
-
-
-@dataclass(frozen=True, slots=True)
-class _Local:
-    """This process's part of one global batch, and how to go on after it."""
-
-    fields: Arrays
-    weights: np.ndarray
-    context: Context
-    after: Position
 
 
 class Loader:
@@ -72,6 +60,15 @@ class Loader:
         self._batch_size = self._check_batch_size(spec.batch_size)
         self._padded_size = self._choose_padded_size()
         self._check_source()
+        self._local = LocalBatches(
+            source=self._source,
+            stream=self._stream,
+            torch_loader=self._torch_loader,
+            spec=self._spec,
+            placement=placement,
+            batch_size=self._batch_size,
+            padded_size=self._padded_size,
+        )
 
     @property
     def batch_size(self) -> int:
@@ -115,7 +112,11 @@ class Loader:
         Args:
             count: at least 1.
             limit: batches after which the iteration ends; None for the whole epoch.
+
+        Raises:
+            DataError: `count` is below 1.
         """
+        require_count("count", count, DataError)
         return self._hand_out(self._placed_stacks(self._begin(), count, limit), self._iteration, limit)
 
     def _begin(self) -> Position:
@@ -206,9 +207,6 @@ class Loader:
 
     # From the source to this process's part of each batch.
 
-    def _local(self, start: Position) -> Iterator[_Local]:
-        return self._from_iterable(start) if self._source is None else self._from_source(start)
-
     def _placed(self, start: Position) -> Iterator[tuple[dict[str, Any], Position]]:
         for local in self._local(start):
             yield self._put(local), local.after
@@ -224,11 +222,11 @@ class Loader:
                 batches = None if fields is None else Stack(put(fields), count)
             yield batches or [self._put(local) for local in group], group[-1].after
 
-    def _on_host(self, local: _Local) -> Arrays:
+    def _on_host(self, local: Local) -> Arrays:
         fields = self._transform.apply(local.fields, local.context) if self._transform else local.fields
         return self._finish(fields, local)
 
-    def _put(self, local: _Local) -> dict[str, Any]:
+    def _put(self, local: Local) -> dict[str, Any]:
         if self._on_device is None:
             return self._placement.put(self._on_host(local))
         fields, drawn = self._on_device.draw(local.fields, local.context)
@@ -237,70 +235,7 @@ class Loader:
         assert augment is not None
         return augment(chain, put(self._finish(fields, local)), put(self._placement.convert(drawn)))
 
-    def _from_source(self, start: Position) -> Iterator[_Local]:
-        source = self._source
-        assert source is not None
-        batches = epoch_batches(
-            len(source),
-            self._batch_size,
-            self._padded_size,
-            order=(self._spec.seed, start.epoch) if self._spec.shuffle else None,
-            drop_last=self._spec.drop_last,
-            first=start.batch,
-        )
-        batches = self._weighed(batches, start)
-        local = (batch.local(self._placement.part, self._placement.parts) for batch in batches)
-        with gathering(source, self._spec.workers) as gather:
-            fetched: Iterable[tuple[tuple[Arrays, Any], tuple[np.ndarray, np.ndarray]]]
-            if self._torch_loader:
-                parts = list(local)
-                fetched = zip(self._torch_loader.fetch((rows for rows, _ in parts), start), parts, strict=True)
-            else:
-                fetched = (((gather(part[0]), None), part) for part in local)
-            for batch, ((fields, state), (rows, weights)) in enumerate(fetched, start.batch + 1):
-                context = Context(
-                    seed=self._spec.seed,
-                    epoch=start.epoch,
-                    examples=rows,
-                    example_count=len(source),
-                    load=gather,
-                )
-                yield _Local(fields, weights, context, Position(epoch=start.epoch, batch=batch, stream=state))
-
-    def _weighed(self, batches: Iterator[BatchRows], start: Position) -> Iterator[BatchRows]:
-        """The batches of an epoch; one whose weights in the source are all 0 is refused on every process alike."""
-        arrays = None if self._source is None or self._spec.transform else self._source.fields()
-        weights = (arrays or {}).get(WEIGHT)
-        for index, batch in enumerate(batches, start.batch):
-            if weights is not None and np.ndim(weights) == 1:
-                require_some_weight(
-                    np.asarray(weights[batch.rows[: batch.real]]), f"batch {index} of epoch {start.epoch}"
-                )
-            yield batch
-
-    def _from_iterable(self, start: Position) -> Iterator[_Local]:
-        stream = self._stream
-        assert stream is not None
-        pool = stream.pool(start, self._batch_size) if start.batch else []
-        for batch, window in enumerate(stream.windows(start, self._batch_size), start.batch + 1):
-            size = len(window.examples)
-            pool = pool or window.examples
-            if size < self._batch_size:
-                if self._spec.drop_last:
-                    continue
-                if self._padded_size is None:
-                    self._placement.require_divisible(size, "the last batch")
-            rows = pad_rows(np.arange(size), self._padded_size or size, np.arange(size, size + len(pool)))
-            chosen, weights = rows.local(self._placement.part, self._placement.parts)
-            examples = window.examples + pool
-            places = np.concatenate([window.first + np.arange(size), np.arange(len(pool))])[chosen]
-            context = Context(seed=self._spec.seed, epoch=start.epoch, examples=places)
-            after = Position(epoch=start.epoch, batch=batch, stream=window.state)
-            yield _Local(stack_examples([examples[row] for row in chosen]), weights, context, after)
-        if not pool:
-            raise DataError("source must have at least one example, got an iterable that gave none.")
-
-    def _finish(self, batch: Arrays, local: _Local) -> Arrays:
+    def _finish(self, batch: Arrays, local: Local) -> Arrays:
         if self._source is None or self._source.fields() is None:
             self._check_labels(local.fields)
         require_weights(batch)

@@ -69,7 +69,7 @@ def jax_many(name: str) -> Block:
     return block
 
 
-def _trainer(name: str, engine: str) -> Block:
+def _trainer(name: str, engine: str, steps_per_call: int = 1) -> Block:
     """From arrays of the host, with a metric, a progress bar, a log on the disk and callbacks."""
     import tempfile
     from importlib import import_module
@@ -87,7 +87,8 @@ def _trainer(name: str, engine: str) -> Block:
     loader = accelerator.loader({"x": inputs, "y": labels}, batch_size=workload.batch, shuffle=True)
     log = ct.trackers.JsonLines(Path(tempfile.mkdtemp()) / "log.jsonl")
     callbacks = [ct.callbacks.Recorder(), ct.callbacks.NanGuard(), ct.callbacks.TimeBudget(1e6)]
-    options = {"callbacks": callbacks, "trackers": [log], "progress": True, "log_every": 50}
+    options = {"callbacks": callbacks, "trackers": [log], "progress": True, "log_every": 48}
+    options["steps_per_call"] = steps_per_call
     trainer = ct.Trainer(accelerator, state, with_accuracy, **options)
 
     def block(steps: int) -> float:
@@ -104,3 +105,8 @@ def jax_trainer(name: str) -> Block:
 def torch_trainer(name: str) -> Block:
     """The whole of a `Trainer`, on torch."""
     return _trainer(name, "torch")
+
+
+def jax_trainer_many(name: str) -> Block:
+    """The whole of a `Trainer`, on JAX, sixteen steps in one call."""
+    return _trainer(name, "jax", 16)

@@ -66,6 +66,7 @@ MLP = Workload(
         "jax, crosstrain": "crosstrain_loops:jax",
         "jax, crosstrain, 20 steps a call": "crosstrain_loops:jax_many",
         "jax, crosstrain Trainer, everything on": "crosstrain_loops:jax_trainer",
+        "jax, crosstrain Trainer, everything on, 16 steps a call": "crosstrain_loops:jax_trainer_many",
         "torch, raw: eager loop": "torch_loops:eager",
         "torch, raw: fused AdamW": "torch_loops:fused",
         "torch, compiled: raw": "torch_loops:compiled",

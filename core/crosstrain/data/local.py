@@ -1,0 +1,113 @@
+"""This process's part of each batch, on the host: what the epochs of a loader are made of."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from crosstrain.data.order import BatchRows, epoch_batches, pad_rows
+from crosstrain.data.placement import WEIGHT, LoaderSpec, Placement, require_some_weight
+from crosstrain.data.position import Position
+from crosstrain.data.sources import Arrays, Source, stack_examples
+from crosstrain.data.stream import Stream
+from crosstrain.data.torch_loader import TorchLoader
+from crosstrain.data.transform import Context
+from crosstrain.data.workers import gathering
+from crosstrain.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """This process's part of one global batch, and how to go on after it."""
+
+    fields: Arrays
+    weights: np.ndarray
+    context: Context
+    after: Position
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalBatches:
+    """Of a source, or of a stream where there is none.
+
+    Attributes:
+        torch_loader: fetches the examples of `source`; None where it gathers them itself.
+        batch_size: real examples in a full global batch.
+        padded_size: rows of it after padding; None leaves the last batch short.
+    """
+
+    source: Source | None
+    stream: Stream | None
+    torch_loader: TorchLoader | None
+    spec: LoaderSpec
+    placement: Placement
+    batch_size: int
+    padded_size: int | None
+
+    def __call__(self, start: Position) -> Iterator[Local]:
+        """The batches of an epoch from `start` on, before transforms."""
+        return self._from_iterable(start) if self.source is None else self._from_source(start)
+
+    def _from_source(self, start: Position) -> Iterator[Local]:
+        source = self.source
+        assert source is not None
+        batches = epoch_batches(
+            len(source),
+            self.batch_size,
+            self.padded_size,
+            order=(self.spec.seed, start.epoch) if self.spec.shuffle else None,
+            drop_last=self.spec.drop_last,
+            first=start.batch,
+        )
+        batches = self._weighed(batches, start)
+        local = (batch.local(self.placement.part, self.placement.parts) for batch in batches)
+        with gathering(source, self.spec.workers) as gather:
+            fetched: Iterable[tuple[tuple[Arrays, Any], tuple[np.ndarray, np.ndarray]]]
+            if self.torch_loader:
+                parts = list(local)
+                fetched = zip(self.torch_loader.fetch((rows for rows, _ in parts), start), parts, strict=True)
+            else:
+                fetched = (((gather(part[0]), None), part) for part in local)
+            for batch, ((fields, state), (rows, weights)) in enumerate(fetched, start.batch + 1):
+                context = Context(
+                    seed=self.spec.seed,
+                    epoch=start.epoch,
+                    examples=rows,
+                    example_count=len(source),
+                    load=gather,
+                )
+                yield Local(fields, weights, context, Position(epoch=start.epoch, batch=batch, stream=state))
+
+    def _weighed(self, batches: Iterator[BatchRows], start: Position) -> Iterator[BatchRows]:
+        """The batches of an epoch; one whose weights in the source are all 0 is refused on every process alike."""
+        arrays = None if self.source is None or self.spec.transform else self.source.fields()
+        weights = (arrays or {}).get(WEIGHT)
+        for index, batch in enumerate(batches, start.batch):
+            if weights is not None and np.ndim(weights) == 1:
+                require_some_weight(
+                    np.asarray(weights[batch.rows[: batch.real]]), f"batch {index} of epoch {start.epoch}"
+                )
+            yield batch
+
+    def _from_iterable(self, start: Position) -> Iterator[Local]:
+        stream = self.stream
+        assert stream is not None
+        pool = stream.pool(start, self.batch_size) if start.batch else []
+        for batch, window in enumerate(stream.windows(start, self.batch_size), start.batch + 1):
+            size = len(window.examples)
+            pool = pool or window.examples
+            if size < self.batch_size:
+                if self.spec.drop_last:
+                    continue
+                if self.padded_size is None:
+                    self.placement.require_divisible(size, "the last batch")
+            rows = pad_rows(np.arange(size), self.padded_size or size, np.arange(size, size + len(pool)))
+            chosen, weights = rows.local(self.placement.part, self.placement.parts)
+            examples = window.examples + pool
+            places = np.concatenate([window.first + np.arange(size), np.arange(len(pool))])[chosen]
+            context = Context(seed=self.spec.seed, epoch=start.epoch, examples=places)
+            after = Position(epoch=start.epoch, batch=batch, stream=window.state)
+            yield Local(stack_examples([examples[row] for row in chosen]), weights, context, after)
+        if not pool:
+            raise DataError("source must have at least one example, got an iterable that gave none.")
