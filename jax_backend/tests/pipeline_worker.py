@@ -19,6 +19,7 @@ from parity_tests.meshes import cases
 
 import crosstrain as ct
 from crosstrain.planning import Job, Topology, plan
+from crosstrain.planning.formulas import expected
 from crosstrain.step import StepOptions
 
 STEPS, BATCH = 2, 24
@@ -55,10 +56,13 @@ def programs() -> dict[str, np.ndarray]:
     blocks = sum(np.prod(p.shape) for p in measured.plan.params.values() if p.stage is not None)
     facts |= {"state": measured.memory.state, "local": measured.plan.local_size, "all": measured.plan.size}
     facts |= {"blocks": blocks}
+    given = {"compute_bytes": 4, "gradient_bytes": 4, "micro_batches": 8, "one_program": True}
+    formula = expected(measured.plan, tokens=2 * 16, **given)
     for kind in ("all-gather", "all-to-all", "collective-permute", "all-reduce"):
         found = [each for each in measured.collectives if each.kind == kind]
         facts[f"{kind}/bytes"] = sum(each.operand_bytes for each in found)
         facts[f"{kind}/counts"] = sorted({each.count for each in found})
+        facts[f"{kind}/formula"] = sum(each.operand_bytes for each in formula if each.kind == kind)
         facts[f"{kind}/axes"] = sorted({"+".join(each.axes) for each in found})
     return {name: np.array(each) for name, each in facts.items()}
 

@@ -70,6 +70,12 @@ def test_activations_travel_once_per_tick(facts: dict) -> None:
     assert facts["collective-permute/bytes"] == 2 * ticks * ACTIVATIONS / MICRO_BATCHES
 
 
+@pytest.mark.parametrize("kind", ["all-gather", "all-to-all", "collective-permute", "all-reduce"])
+def test_the_formula_says_what_the_program_sends(facts: dict, kind: str) -> None:
+    """But for the loss and its weight, which are added up with the gradients."""
+    assert 0 <= facts[f"{kind}/bytes"] - facts[f"{kind}/formula"] <= 64 * (kind == "all-reduce")
+
+
 def test_gradients_of_what_all_stages_hold_are_added_up(facts: dict) -> None:
     outside = (facts["all"] - facts["blocks"]) * FLOAT
     assert outside <= facts["all-reduce/bytes"] <= outside + 64

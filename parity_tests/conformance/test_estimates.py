@@ -58,7 +58,7 @@ def test_llama_3_8b(backend: str) -> None:
     assert found.whole.parameters == found.whole.gradients == 4 * count
     assert found.device.parameters == 4 * count // 8
     counts = found.whole.optimizer - 8 * count
-    assert 0 < counts <= 4 * len(found.plan.params)
+    assert 0 <= counts <= 4 * len(found.plan.params)
     assert found.device.optimizer == count + counts
     assert "8,030,261,248 parameters, AdamW" in found.table()
     assert f"{4 * count // 8:,}" in found.table()

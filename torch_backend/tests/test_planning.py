@@ -1,6 +1,7 @@
 """Plans on torch: what a device holds, and exchanges by formula."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from parity_tests.meshes.own_torch import bytes_of
 
 import crosstrain as ct
 from crosstrain.planning import Job, Report, Topology, plan, sent_bytes
+from crosstrain.step import StepOptions
 
 
 def loss_fn(model, batch, ops):
@@ -17,7 +19,9 @@ def loss_fn(model, batch, ops):
 CONFIG = ct.models.GPTConfig(vocab_size=64, dim=32, n_layers=2, n_heads=8, max_seq_len=16)
 
 
-def planned(mesh: ct.MeshSpec, precision: str = "fp32", config: ct.models.GPTConfig = CONFIG) -> Report:
+def planned(
+    mesh: ct.MeshSpec, precision: str = "fp32", config: ct.models.GPTConfig = CONFIG, micro_batches: int = 1
+) -> Report:
     batch = {name: np.zeros((16, 16), np.int64) for name in ("tokens", "labels")}
     job = Job(
         model=config,
@@ -25,6 +29,7 @@ def planned(mesh: ct.MeshSpec, precision: str = "fp32", config: ct.models.GPTCon
         batch=batch,
         optimizer=ct.adamw(1e-3),
         precision=ct.Precision.parse(precision),
+        options=StepOptions(accumulate_steps=micro_batches),
     )
     return plan(job, Topology.parse("cpu:8"), mesh, "torch")
 
@@ -34,8 +39,8 @@ def test_fsdp_holds_a_part_and_sends_three_times_the_weights(precision: str) -> 
     measured = planned(ct.MeshSpec(data=1, fsdp=8), precision).measured
     weights = measured.plan.size * 4
     assert measured.memory is not None
-    batch, angles, counters = 2 * 2 * 16 * 8, 2 * 16 * 2 * 4, 4 * len(measured.plan.params)
-    assert measured.memory.state == 3 * weights / 8 + batch + angles + counters
+    batch, angles = 2 * 2 * 16 * 8, 2 * 16 * 2 * 4
+    assert measured.memory.state == 3 * weights / 8 + batch + angles
     compute = 4 if precision == "fp32" else 2
     gathered = 2 * measured.plan.size * compute * 7 / 8
     assert sent_bytes(measured.collectives, "all-gather") == gathered
@@ -45,6 +50,16 @@ def test_fsdp_holds_a_part_and_sends_three_times_the_weights(precision: str) -> 
 def test_data_parallel_sends_every_gradient_twice() -> None:
     measured = planned(ct.MeshSpec(data=8)).measured
     assert sent_bytes(measured.collectives) == 2 * measured.plan.size * 4 * 7 / 8
+
+
+def test_stages_hand_on_activations_and_add_up_what_all_of_them_hold() -> None:
+    measured = planned(ct.MeshSpec(data=1, pipeline=2, fsdp=4), micro_batches=4).measured
+    stream = 16 * 16 / 4 * CONFIG.dim * 4
+    assert sent_bytes(measured.collectives, "collective-permute", "pipeline") == 2 * stream
+    shared = sum(
+        math.prod(each.local_shape(measured.plan.mesh)) for each in measured.plan.params.values() if each.stage is None
+    )
+    assert sent_bytes(measured.collectives, "all-reduce", "pipeline") == 2 * shared * 4 / 2
 
 
 def test_a_model_with_experts_is_refused() -> None:
