@@ -117,3 +117,24 @@ def test_a_loader_over_slow_examples_prefetches_in_a_thread_and_passes_its_excep
         consume()
     assert seen == list(range(20))
     assert not prefetch_threads()
+
+
+def test_look_ahead_may_ask_for_several_at_once():
+    made = []
+    items = look_ahead(counted(range(12), made), 2, burst=4)
+    steps = []
+    for _ in items:
+        steps.append(len(made))
+    assert steps == [6, 6, 6, 6, 10, 10, 10, 10, 12, 12, 12, 12]
+
+
+@pytest.mark.parametrize("burst", [1, 5])
+def test_look_ahead_gives_what_was_made_before_an_exception(burst):
+    def items():
+        yield from range(3)
+        raise ValueError("no more")
+
+    given = []
+    with pytest.raises(ValueError, match="no more"):
+        given.extend(look_ahead(items(), 2, burst))
+    assert given == [0, 1, 2]

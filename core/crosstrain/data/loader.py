@@ -1,6 +1,6 @@
 """`Loader`: batches of a source in their order, padded, checked, and placed on the devices."""
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Generator, Iterator, Sequence, Sized
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar, get_args
 
@@ -28,6 +28,7 @@ from crosstrain.errors import DataError, require_count
 
 T = TypeVar("T", bound=Sized)
 _LOOK_AHEAD = 2
+_BURST, _BURST_BYTES = 16, 2**20
 _IGNORED_LABEL = -100
 
 
@@ -60,6 +61,10 @@ class Loader:
         self._batch_size = self._check_batch_size(spec.batch_size)
         self._padded_size = self._choose_padded_size()
         self._check_source()
+        self._is_weighed = self._weighs()
+        arrays = None if self._source is None or self._transform else self._source.fields()
+        self._is_plain = arrays is not None and WEIGHT not in arrays and placement.takes(arrays)
+        """Whether every batch of the source may go to the devices as it is."""
         self._local = LocalBatches(
             source=self._source,
             stream=self._stream,
@@ -117,7 +122,7 @@ class Loader:
             DataError: `count` is below 1.
         """
         require_count("count", count, DataError)
-        return self._hand_out(self._placed_stacks(self._begin(), count, limit), self._iteration, limit)
+        return self._hand_out(self._placed_stacks(self._begin(), count, limit), self._iteration, count, limit)
 
     def _begin(self) -> Position:
         """Where a new iteration starts."""
@@ -191,11 +196,9 @@ class Loader:
         self._iteration = None
 
     def _hand_out(
-        self, placed: Iterator[tuple[T, Position]], iteration: object, limit: int | None = None
+        self, placed: Iterator[tuple[T, Position]], iteration: object, count: int = 1, limit: int | None = None
     ) -> Iterator[T]:
-        cheap = self._source is not None and self._source.fields() is not None and self._transform is None
-        ahead = look_ahead if cheap and not self._spec.workers else in_thread
-        with closing(ahead(placed, _LOOK_AHEAD)) as batches:
+        with closing(self._ahead(placed, count)) as batches:
             for batch, after in batches:
                 if self._iteration is iteration:
                     self._position = after
@@ -204,6 +207,15 @@ class Loader:
                 yield batch
         if self._iteration is iteration and limit != 0:
             self._position = self._next
+
+    def _ahead(self, placed: Iterator[T], count: int) -> Generator[T, None, None]:
+        """Some ahead, each of `count` batches: small ones of arrays several at once, what takes time in a thread."""
+        arrays = None if self._source is None or self._transform or self._spec.workers else self._source.fields()
+        if arrays is None:
+            return in_thread(placed, _LOOK_AHEAD)
+        row = sum(values[:1].nbytes for values in arrays.values())
+        size = count * row * self._batch_size // self._placement.parts
+        return look_ahead(placed, _LOOK_AHEAD, max(1, min(_BURST, _BURST_BYTES // max(1, size))))
 
     # From the source to this process's part of each batch.
 
@@ -223,23 +235,28 @@ class Loader:
             yield batches or [self._put(local) for local in group], group[-1].after
 
     def _on_host(self, local: Local) -> Arrays:
-        fields = self._transform.apply(local.fields, local.context) if self._transform else local.fields
+        fields = self._transform.apply(local.fields, local.context()) if self._transform else local.fields
         return self._finish(fields, local)
 
     def _put(self, local: Local) -> dict[str, Any]:
         if self._on_device is None:
             return self._placement.put(self._on_host(local))
-        fields, drawn = self._on_device.draw(local.fields, local.context)
-        chain = self._on_device.chain(local.context.epoch, self._placement.float_dtype)
+        context = local.context()
+        fields, drawn = self._on_device.draw(local.fields, context)
+        chain = self._on_device.chain(context.epoch, self._placement.float_dtype)
         put, augment = self._placement.put, self._placement.augment
         assert augment is not None
         return augment(chain, put(self._finish(fields, local)), put(self._placement.convert(drawn)))
 
     def _finish(self, batch: Arrays, local: Local) -> Arrays:
+        if self._is_plain:
+            if not self._is_weighed:
+                return batch
+            return {**batch, WEIGHT: local.weights.astype(self._placement.float_dtype)}
         if self._source is None or self._source.fields() is None:
             self._check_labels(local.fields)
         require_weights(batch)
-        if self._weighs():
+        if self._is_weighed:
             batch = {**batch, WEIGHT: batch[WEIGHT] * local.weights if WEIGHT in batch else local.weights}
         self._placement.require_some_weight(batch, "a batch")
         return self._placement.convert(batch)

@@ -1,7 +1,8 @@
 """This process's part of each batch, on the host: what the epochs of a loader are made of."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class Local:
 
     fields: Arrays
     weights: np.ndarray
-    context: Context
+    context: Callable[[], Context]
     after: Position
 
 
@@ -70,7 +71,8 @@ class LocalBatches:
             else:
                 fetched = (((gather(part[0]), None), part) for part in local)
             for batch, ((fields, state), (rows, weights)) in enumerate(fetched, start.batch + 1):
-                context = Context(
+                context = partial(
+                    Context,
                     seed=self.spec.seed,
                     epoch=start.epoch,
                     examples=rows,
@@ -106,7 +108,7 @@ class LocalBatches:
             chosen, weights = rows.local(self.placement.part, self.placement.parts)
             examples = window.examples + pool
             places = np.concatenate([window.first + np.arange(size), np.arange(len(pool))])[chosen]
-            context = Context(seed=self.spec.seed, epoch=start.epoch, examples=places)
+            context = partial(Context, seed=self.spec.seed, epoch=start.epoch, examples=places)
             after = Position(epoch=start.epoch, batch=batch, stream=window.state)
             yield Local(stack_examples([examples[row] for row in chosen]), weights, context, after)
         if not pool:

@@ -72,6 +72,16 @@ class Placement:
         self._require_sequences(converted)
         return converted
 
+    def takes(self, fields: Mapping[str, np.ndarray]) -> bool:
+        """Whether `convert` would give any rows of these as they are, and refuse none."""
+        kinds = {"f": self.float_dtype, "b": "bool"}
+        return self.sequence_parts == 1 and all(
+            values.dtype.itemsize <= 4 or self.wide_integers
+            if values.dtype.kind in "iu"
+            else values.dtype == kinds.get(values.dtype.kind)
+            for values in fields.values()
+        )
+
     def check(self, batch: Any) -> Arrays:
         """A host batch given by hand, converted and checked.
 
