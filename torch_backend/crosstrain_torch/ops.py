@@ -14,7 +14,7 @@ class TorchOps(Ops):
 
     def __init__(self, example_weight: torch.Tensor | None = None) -> None:
         super().__init__(example_weight)
-        self._counts: list[tuple[torch.Tensor, int, torch.Tensor]] = []
+        self._counts: list[tuple[torch.Tensor, int, int, torch.Tensor]] = []
 
     def upcast(self, values: torch.Tensor) -> torch.Tensor:
         """See `crosstrain.Ops`."""
@@ -49,10 +49,12 @@ class TorchOps(Ops):
 
     def _count(self, labels: torch.Tensor, ignored: int, dtype: torch.dtype) -> torch.Tensor:
         """How many labels count, which a loss and the metrics beside it ask of the same ones."""
-        for known, index, count in self._counts:
-            if known is labels and index == ignored:
+        if torch.compiler.is_compiling() or labels.is_inference():
+            return (labels != ignored).sum(dtype=dtype)
+        for known, version, index, count in self._counts:
+            if known is labels and version == labels._version and index == ignored:
                 return count
-        self._counts.append((labels, ignored, (labels != ignored).sum(dtype=dtype)))
+        self._counts.append((labels, labels._version, ignored, (labels != ignored).sum(dtype=dtype)))
         return self._counts[-1][-1]
 
     def _cross_entropy(
