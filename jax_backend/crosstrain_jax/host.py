@@ -46,6 +46,10 @@ def from_words(words: jax.Array, old: jax.Array) -> jax.Array:
     return jax.random.wrap_key_data(words, impl=jax.random.key_impl(old)) if is_key else words.astype(old.dtype)
 
 
+_SMALL = 2**20
+"""Bytes of a batch up to which a call is faster."""
+
+
 class Placer:
     """Puts this process's part of a global batch on its devices.
 
@@ -59,8 +63,8 @@ class Placer:
         self._mesh, self._parts, self._count = mesh, parts, count
         self._call: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]] | None = None
         if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
-            # A compiled function takes its arguments to the device in a sixth of the time of `jax.device_put`, which
-            # is longer than a small step; what it only passes on is not computed.
+            # A compiled function takes small arguments to the device in a sixth of the time of `jax.device_put`, which
+            # is longer than a small step, and large ones in twice; what it only passes on is not computed.
             sharding = batch_sharding(mesh)
             self._call = jax.jit(lambda batch: batch, in_shardings=sharding, out_shardings=sharding)
 
@@ -73,7 +77,7 @@ class Placer:
         return self._put(batches, 1)
 
     def _put(self, fields: dict[str, np.ndarray], dimension: int) -> dict[str, jax.Array]:
-        if self._call is not None:
+        if self._call is not None and sum(values.nbytes for values in fields.values()) <= _SMALL:
             return self._call(fields)
         shardings = {name: self._sharding(values.ndim, dimension) for name, values in fields.items()}
         if jax.process_count() == 1:
