@@ -13,11 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from crosstrain.backends import raise_wrong_model
 from crosstrain.errors import ConfigError
+from crosstrain.models import GPTConfig
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Role
 from crosstrain.planning import Held, Job, Measured, Memory, Setup, StateBytes, Topology
 from crosstrain.planning.formulas import expected
-from crosstrain.sharding import BATCH_AXES, PIPELINE_AXIS, ShardingPlan, plan_model
+from crosstrain.sharding import BATCH_AXES, EXPERT_AXIS, PIPELINE_AXIS, ShardingPlan, plan_model
 from crosstrain_torch import models, naming
 from crosstrain_torch.objective import Objective
 from crosstrain_torch.optim.rules import RULES
@@ -31,6 +32,7 @@ _NOTES = (
     "what kernels take for themselves, and fragmentation, are not in it",
     "the products inside a fused attention kernel are not counted",
 )
+_OF_EXPERTS = "tokens are taken to be shared out evenly; the router, and places that a capacity drops, are not counted"
 
 
 class TorchPlanner:
@@ -39,8 +41,10 @@ class TorchPlanner:
     def measure(self, job: Job, topology: Topology, mesh: Mapping[str, int]) -> Measured:
         """See `crosstrain.planning.Planner`."""
         fake, model, plan = _outlined(job, mesh)
+        held, experts = _held(job, model, plan), job.model.experts if isinstance(job.model, GPTConfig) else None
+        if experts is not None:
+            fake, model, _ = _outlined(_without_experts(job), dict.fromkeys(mesh, 1))
         _require_no_experts(model)
-        held = _held(job, model, plan)
         with fake:
             batch, rows = _micro_batch(job, mesh)
             activations, flops = _run(model, job, batch)
@@ -52,9 +56,11 @@ class TorchPlanner:
             compute_bytes=compute,
             gradient_bytes=(reduce_dtype(job.precision) or param_dtype(job.precision)).itemsize,
             micro_batches=micro_batches,
+            places=0 if experts is None else experts.active * rows,
         )
         given = micro_batches * sum(_size(each) for each in batch.values())
-        gathered = sum(math.prod(p.shape) for p in plan.params.values()) * compute / mesh["tensor"]
+        whole = {axis: size if axis == EXPERT_AXIS else 1 for axis, size in mesh.items()}
+        gathered = sum(math.prod(p.local_shape(whole)) for p in plan.params.values()) * compute / mesh["tensor"]
         # One block, and the next one while it runs; everything else is freed after use.
         blocks = max((len(each) for each in model.modules() if isinstance(each, nn.ModuleList)), default=1)
         in_flight = min(1.0, 2 / blocks) * gathered if mesh["fsdp"] > 1 else 0.0
@@ -70,7 +76,7 @@ class TorchPlanner:
             flops=flops * micro_batches / (mesh["tensor"] * mesh[PIPELINE_AXIS]),
             hbm_bytes=None,
             collectives=exchanges,
-            notes=_NOTES,
+            notes=_NOTES if experts is None else (*_NOTES, _OF_EXPERTS),
         )
 
     def hold(self, setup: Setup, mesh: Mapping[str, int]) -> Held:
@@ -84,12 +90,20 @@ def planner() -> TorchPlanner:
     return TorchPlanner()
 
 
+def _without_experts(job: Job) -> Job:
+    """What computes as much: a token passes through `active` experts, whose widths add up."""
+    config = job.model
+    assert isinstance(config, GPTConfig)
+    assert config.experts is not None
+    return replace(job, model=replace(config, experts=None, mlp_dim=config.experts.active * config.hidden_dim))
+
+
 def _require_no_experts(model: nn.Module) -> None:
     stacked = next((name for name, role in naming.roles(model).items() if role == "experts"), None)
     if stacked is not None:
         raise ConfigError(
-            f"a model must have no experts to be planned on torch, got {stacked}: only a run knows how many tokens "
-            "each of them is given. Use --backend jax, whose places for tokens are as many in every step."
+            f"a model of one's own must have no experts to be planned on torch, got {stacked}: only a run knows how "
+            "many tokens each of them is given. Use the paired gpt, or --backend jax."
         )
 
 

@@ -10,6 +10,7 @@ from parity_tests.meshes.own_torch import bytes_of
 import crosstrain as ct
 from crosstrain.planning import Job, Report, Topology, plan, sent_bytes
 from crosstrain.step import StepOptions
+from crosstrain_torch.models import MODELS
 
 
 def loss_fn(model, batch, ops):
@@ -62,10 +63,27 @@ def test_stages_hand_on_activations_and_add_up_what_all_of_them_hold() -> None:
     assert sent_bytes(measured.collectives, "all-reduce", "pipeline") == 2 * shared * 4 / 2
 
 
-def test_a_model_with_experts_is_refused() -> None:
+def test_a_mixture_computes_as_much_as_its_active_experts_and_sends_their_tokens() -> None:
+    mixture = dataclasses.replace(CONFIG, experts=ct.Experts(number=4, active=2))
+    dense = dataclasses.replace(CONFIG, mlp_dim=2 * CONFIG.hidden_dim)
+    measured = planned(ct.MeshSpec(data=2, expert=4), config=mixture).measured
+    like = planned(ct.MeshSpec(data=8), config=dense).measured
+    assert measured.flops == like.flops
+    assert measured.plan.size > like.plan.size
+    tokens = 16 * 16 / 8
+    sent = 4 * CONFIG.n_layers * 2 * tokens * CONFIG.dim * 4 * 3 / 4
+    assert sent_bytes(measured.collectives, "all-to-all", "expert") == sent
+    assert measured.memory is not None
+    assert measured.memory.state < 3 * measured.plan.size * 4
+    assert any("evenly" in note for note in measured.notes)
+
+
+def test_an_own_model_with_experts_is_refused() -> None:
     mixture = dataclasses.replace(CONFIG, experts=ct.Experts(number=4))
+    batch = {name: np.zeros((16, 16), np.int64) for name in ("tokens", "labels")}
+    job = Job(model=lambda: MODELS["gpt"](mixture), loss_fn=loss_fn, batch=batch, optimizer=ct.adamw(1e-3))
     with pytest.raises(ct.ConfigError, match=r"no experts to be planned on torch, got layers.0.*--backend jax"):
-        planned(ct.MeshSpec(data=2, expert=4), config=mixture)
+        plan(job, Topology.parse("cpu:8"), ct.MeshSpec(data=2, expert=4), "torch")
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon", "nadam"])
