@@ -171,6 +171,9 @@ class Checkpoints:
             # The writers may have come to different points, and say again what went wrong.
             with contextlib.suppress(Exception):
                 self._close_writer()
+            # Not before all have come here: one that still wrote would miss its directory, and say that.
+            if self._accelerator.is_main_process:
+                self._drop_drafts()
             raise
 
     def restore(
@@ -212,7 +215,7 @@ class Checkpoints:
             CheckpointError: the save failed.
         """
         try:
-            (self.wait if together else self._join)()
+            (self.wait if together or self._accelerator.process_count == 1 else self._join)()
         finally:
             self._close_writer()
             if self._lock is not None:
@@ -249,11 +252,14 @@ class Checkpoints:
             return False
         self._take_root()
         with refused_writes(self.root):
-            # Under the lock all of these are left over: from a job that was killed, or a process that wrote on.
-            for left in (*self.root.glob(".step_*.tmp"), *self.root.glob(".step_*.removed")):
-                shutil.rmtree(left, ignore_errors=True)
+            self._drop_drafts()
             draft.mkdir()
         return True
+
+    def _drop_drafts(self) -> None:
+        """Under the lock all of these are left over: from a job that was killed, or a save that failed."""
+        for left in (*self.root.glob(".step_*.tmp"), *self.root.glob(".step_*.removed")):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _take_root(self) -> None:
         with refused_writes(self.root):
@@ -287,8 +293,6 @@ class Checkpoints:
                     self._commit(draft, manifest)
         except BaseException as error:
             self._error = error
-            if self._accelerator.is_main_process:
-                shutil.rmtree(draft, ignore_errors=True)
 
     def _commit(self, draft: Path, manifest: Manifest) -> None:
         files = tuple(record_file(draft, path) for path in sorted(draft.rglob("*")) if path.is_file())
