@@ -3,7 +3,8 @@
 from crosstrain.checkpoint.manifest import Manifest
 from crosstrain.checkpoint.portable import Portable, Positioned, export, open_portable, restore, revive
 from crosstrain.checkpoint.saving import CheckpointSpec, Saver
-from crosstrain.checkpoint.series import Best, Checkpoints, Writer
+from crosstrain.checkpoint.series import Best, Checkpoints
+from crosstrain.checkpoint.writer import Writer
 
 __all__ = [
     "Best",

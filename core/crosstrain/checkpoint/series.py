@@ -9,12 +9,13 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from crosstrain.checkpoint.files import commit, lock, record_file, refused_writes
 from crosstrain.checkpoint.manifest import NAME, Manifest, read_manifest, verify_files, write_manifest
 from crosstrain.checkpoint.portable import Positioned, make_manifest, put_back
 from crosstrain.checkpoint.together import on_all, on_main, require_together
+from crosstrain.checkpoint.writer import Writer, written
 from crosstrain.errors import CheckpointError, ConfigError, require_count
 from crosstrain.snapshot import check_shapes
 from crosstrain.state import TrainState
@@ -25,26 +26,6 @@ if TYPE_CHECKING:
 _STEP = re.compile(r"step_(\d{8,})")
 _NATIVE = "native"
 logger = logging.getLogger("crosstrain")
-
-
-class Writer(Protocol):
-    """An engine's writer of native checkpoints: one at a time, from all processes together."""
-
-    def prepare(self, state: Any) -> None:
-        """Takes what host memory the copies of such a state need, in the background."""
-        ...
-
-    def start(self, state: Any, folder: Path) -> None:
-        """Begins to write a state as it is now to a directory that does not exist yet. The next step may follow."""
-        ...
-
-    def wait(self) -> None:
-        """Returns once all processes have written. Raises what went wrong."""
-        ...
-
-    def close(self) -> None:
-        """Waits, and ends its threads."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +152,8 @@ class Checkpoints:
             # The writers may have come to different points, and say again what went wrong.
             with contextlib.suppress(Exception):
                 self._close_writer()
-            # Not before all have come here: one that still wrote would miss its directory, and say that.
             if self._accelerator.is_main_process:
-                self._drop_drafts()
+                self._drop_drafts()  # not before: one that still wrote would miss its directory, and say that
             raise
 
     def restore(
@@ -288,7 +268,7 @@ class Checkpoints:
     def _finish(self, writer: Writer, draft: Path, manifest: Manifest) -> None:
         try:
             with refused_writes(self.root):
-                _written(writer)
+                written(writer)
                 if self._accelerator.is_main_process:
                     self._commit(draft, manifest)
         except BaseException as error:
@@ -339,15 +319,3 @@ def require_rules(keep_last: int, keep_every: int | None, keep_best: Best | None
         require_count("keep_every", keep_every)
     if keep_best is not None and keep_best.mode not in ("max", "min"):
         raise ConfigError(f"mode must be 'max' or 'min', got mode={keep_best.mode!r}.")
-
-
-def _written(writer: Writer) -> None:
-    """Waits for a writer; frameworks say in types of their own what went wrong.
-
-    Raises:
-        OSError: it could not write.
-    """
-    try:
-        writer.wait()
-    except Exception as error:
-        raise OSError(f"{error}") from error
