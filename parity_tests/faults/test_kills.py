@@ -1,5 +1,6 @@
 """SIGKILL at any moment: the job resumes from a whole checkpoint, and its losses are those of a run that never died."""
 
+import contextlib
 import os
 import random
 import signal
@@ -53,8 +54,24 @@ def kill_at(process: subprocess.Popen[bytes], folder: Path, *, new_lines: int, d
     while process.poll() is None and len(lines(folder)) < already + new_lines:
         time.sleep(0.005)
     time.sleep(delay_s)
+    # torchrun's workers are in sessions of their own; what ends a job on a cluster ends them with it.
+    workers = descendants(process.pid)
     os.killpg(process.pid, signal.SIGKILL)
+    for worker in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
     process.wait()
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        time.sleep(0.005)
+
+
+def descendants(pid: int) -> list[int]:
+    """Children of a process, and theirs."""
+    try:
+        own = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+    return [*own, *(each for child in own for each in descendants(child))]
 
 
 def kill_one_worker(launcher: subprocess.Popen[bytes], folder: Path, *, new_lines: int, rank: int) -> None:
