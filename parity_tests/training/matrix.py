@@ -36,7 +36,7 @@ OPTIMIZERS = {
         ct.cosine(2e-3, steps, warmup_steps=steps // 10), weight_decay=0.05, groups=(ct.undecayed(),)
     ),
     "lion, cosine": lambda steps: ct.lion(
-        ct.cosine(3e-4, steps, warmup_steps=steps // 10), weight_decay=0.1, groups=(ct.undecayed(),)
+        ct.cosine(2e-3, steps, warmup_steps=steps // 10), weight_decay=0.1, groups=(ct.undecayed(),)
     ),
     "muon, warm-up-stable-decay": lambda steps: ct.muon(
         ct.warmup_stable_decay(0.02, steps, warmup_steps=steps // 10, decay_steps=steps // 3),
