@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
-from crosstrain.data.stacks import Stack
+from crosstrain.data.stacks import Stack, alike
 from crosstrain.errors import ConfigError, NonFiniteLossError, require_count
 from crosstrain.metrics import Metrics
 from crosstrain.optim import Clipping
@@ -228,12 +228,7 @@ def _alike(state: TrainState, batches: Sequence[dict[str, Any]]) -> bool:
     """Whether one program can take all of these steps: equal shapes, and the same parameters stand still."""
     layers = state.optimizer.layers
     still = [[group.frozen_at(state.step + index) for group in layers] for index in range(len(batches))]
-    if any(each != still[0] for each in still):
-        return False
-    if isinstance(batches, Stack):
-        return True
-    shapes = [{name: (values.shape, values.dtype) for name, values in batch.items()} for batch in batches]
-    return all(each == shapes[0] for each in shapes)
+    return all(each == still[0] for each in still) and (isinstance(batches, Stack) or alike(batches))
 
 
 GradientStep = Callable[..., tuple[Metrics, Gradients]]

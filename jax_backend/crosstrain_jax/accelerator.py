@@ -128,7 +128,7 @@ class JaxAccelerator(Accelerator):
         self.mesh = sharding.build_mesh(self._devices, self.mesh_sizes)
         held, parts = sharding.batch_parts(self.mesh)
         self._batch_part = held[self.process_index], parts
-        self._place = Placer(self.mesh, *self._batch_part)
+        self._place = Placer(self.precision, self.mesh, *self._batch_part)
         island = self.process_index if self.islands else 0
         self._runtime = objective.Runtime(self.precision, self.mesh, self.seed, island)
         self._augment = Augment(self.mesh, self.precision)
@@ -148,15 +148,10 @@ class JaxAccelerator(Accelerator):
             return materialise(make, self._plan, self.mesh)
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        with scope(self.precision):
-            return self._place(batch)
+        return self._place(batch)
 
     def _stack_placer(self) -> Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]:
-        def put(stack: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-            with scope(self.precision):
-                return self._place.stack(stack)
-
-        return put
+        return self._place.stack
 
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
         return step.TrainRun(loss_fn, options, self._runtime)

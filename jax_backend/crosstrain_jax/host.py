@@ -8,9 +8,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from crosstrain.precision import Precision
 from crosstrain.snapshot import LazyArrays
 from crosstrain_jax import naming
 from crosstrain_jax.collectives import read
+from crosstrain_jax.precision import scope
 from crosstrain_jax.sharding import batch_sharding
 
 
@@ -54,12 +56,14 @@ class Placer:
     """Puts this process's part of a global batch on its devices.
 
     Args:
+        precision: of the run.
         mesh: of the run.
         parts: which parts of a batch this process holds, such as `batch_parts` says.
         count: how many parts there are.
     """
 
-    def __init__(self, mesh: Mesh, parts: tuple[int, ...], count: int) -> None:
+    def __init__(self, precision: Precision, mesh: Mesh, parts: tuple[int, ...], count: int) -> None:
+        self._precision = precision
         self._mesh, self._parts, self._count = mesh, parts, count
         self._call: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]] | None = None
         if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
@@ -70,11 +74,13 @@ class Placer:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """The same fields, (B, ...), on the devices."""
-        return self._put(batch, 0)
+        with scope(self._precision):
+            return self._put(batch, 0)
 
     def stack(self, batches: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """The same of several batches, (count, B, ...)."""
-        return self._put(batches, 1)
+        with scope(self._precision):
+            return self._put(batches, 1)
 
     def _put(self, fields: dict[str, np.ndarray], dimension: int) -> dict[str, jax.Array]:
         if self._call is not None and sum(values.nbytes for values in fields.values()) <= _SMALL:

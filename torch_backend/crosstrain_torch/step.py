@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -251,11 +250,7 @@ COMPILE_OPTIONS: dict[str, Any] = (
 def backward(loss: Loss) -> None:
     """Adds the gradients of sum / weight to the parameters: those of the sum, which begin with 1 / weight."""
     total, weight = loss
-    if torch.is_tensor(weight):
-        first = weight.to(total.dtype).reciprocal()
-    else:
-        first = torch.full_like(total, 1.0 / weight if weight else math.inf)
-    total.backward(first)
+    total.backward(torch.as_tensor(weight, dtype=total.dtype, device=total.device).reciprocal())
 
 
 class TrainRun:

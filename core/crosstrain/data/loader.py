@@ -62,8 +62,9 @@ class Loader:
         self._padded_size = self._choose_padded_size()
         self._check_source()
         self._is_weighed = self._weighs()
-        arrays = None if self._source is None or self._transform else self._source.fields()
-        self._is_plain = arrays is not None and WEIGHT not in arrays and placement.takes(arrays)
+        self._arrays = None if self._source is None or self._transform else self._source.fields()
+        """What batches are gathered from as they are; None where making one is more than that."""
+        self._is_plain = self._arrays is not None and WEIGHT not in self._arrays and placement.takes(self._arrays)
         """Whether every batch of the source may go to the devices as it is."""
         self._local = LocalBatches(
             source=self._source,
@@ -210,10 +211,9 @@ class Loader:
 
     def _ahead(self, placed: Iterator[T], count: int) -> Generator[T, None, None]:
         """Some ahead, each of `count` batches: small ones of arrays several at once, what takes time in a thread."""
-        arrays = None if self._source is None or self._transform or self._spec.workers else self._source.fields()
-        if arrays is None:
+        if self._arrays is None or self._spec.workers:
             return in_thread(placed, _LOOK_AHEAD)
-        row = sum(values[:1].nbytes for values in arrays.values())
+        row = sum(values[:1].nbytes for values in self._arrays.values())
         size = count * row * self._batch_size // self._placement.parts
         return look_ahead(placed, _LOOK_AHEAD, max(1, min(_BURST, _BURST_BYTES // max(1, size))))
 

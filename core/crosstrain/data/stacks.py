@@ -35,12 +35,15 @@ class Stack(Sequence[dict[str, Any]]):
         return {name: values[index] for name, values in self.fields.items()}
 
 
+def alike(batches: Sequence[dict[str, Any]]) -> bool:
+    """Whether all have the same fields, of the same shapes and types."""
+    shapes = [{name: (values.shape, values.dtype) for name, values in batch.items()} for batch in batches]
+    return all(each == shapes[0] for each in shapes)
+
+
 def stacked(batches: Sequence[Arrays]) -> Arrays | None:
     """One array for each field; None for batches of unlike shapes or types."""
-    first = {name: (values.shape, values.dtype) for name, values in batches[0].items()}
-    if any({name: (values.shape, values.dtype) for name, values in each.items()} != first for each in batches[1:]):
-        return None
-    return {name: np.stack([each[name] for each in batches]) for name in first}
+    return {name: np.stack([each[name] for each in batches]) for name in batches[0]} if alike(batches) else None
 
 
 def in_groups(items: Iterable[T], count: int, limit: int | None = None) -> Iterator[list[T]]:

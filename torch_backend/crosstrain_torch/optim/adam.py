@@ -13,7 +13,7 @@ MOMENTS = {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 
 def start(spec: Adam, param: torch.Tensor, kind: str) -> Kept:
     """Moments of zero, under torch's names."""
-    return {"step": start_step(), "exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
+    return {"step": start_step(), **_start_fused(spec, param, kind)}
 
 
 def betas_of(spec: Adam) -> tuple[float, float]:

@@ -117,9 +117,9 @@ def decay_and_add(group: Group, params: Tensors, directions: Tensors, rate: floa
     torch._foreach_add_(params, directions, alpha=-rate)
 
 
-def start_step(device: torch.device | str = "cpu") -> torch.Tensor:
-    """The count of updates, float32 as torch's own; on the host, except for fused optimizers."""
-    return torch.zeros((), dtype=torch.float32, device=device)
+def start_step() -> torch.Tensor:
+    """The count of updates, float32 as torch's own; on the host."""
+    return torch.zeros((), dtype=torch.float32)
 
 
 def set_beta1(group: Group, momentum: float) -> None:

@@ -30,11 +30,9 @@ class TracedUpdate:
                 # Only what stays as it is: the rest of a group is new in every step, and would be compiled anew.
                 constants = {name: group[name] for name in ("weight_decay", "eps", "nesterov") if name in group}
                 constants["momentum"] = spec.momentum_value is not None
-                kept = [
-                    {name: each for name, each in optimizer.state[param].items() if name != "step"} for param in chosen
-                ]
+                kept = [optimizer.state[param] for param in chosen]
                 self._parts.append((constants, [places[param] for param in chosen], chosen, kept))
-                self._counts.append(Count(group["settings"]))
+                self._counts.append(group["counts"])
                 self._scales.append(group["rate_scale"])
         self.kept = [tensor for part in self._parts for each in part[3] for tensor in each.values()]
 
