@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from crosstrain import backends
 from crosstrain.errors import BackendError, ConfigError
 from crosstrain.launch import cluster, ports, printed, reports
 from crosstrain.launch.command import Options, launch, with_separator
@@ -57,7 +58,11 @@ def test_hosts_with_gaps(text: str) -> None:
         ((SCRIPT,), {"dry_run": True, "cluster": "slurm"}, "nodes must be given with --cluster slurm"),
         ((SCRIPT,), {"dry_run": True, "cluster": "slurm", "nodes": 0}, "nodes must be at least 1"),
         ((SCRIPT,), {"dry_run": True, "cluster": "tpu", "nodes": 2, "hosts": "a"}, "hosts must be left to the cluster"),
-        ((SCRIPT,), {"dry_run": True, "cluster": "tpu", "nodes": 2, "backend": "torch"}, "cluster 'tpu' must run JAX"),
+        (
+            (SCRIPT,),
+            {"dry_run": True, "cluster": "tpu", "nodes": 2, "backend": "torch"},
+            "cluster must be one of slurm on the torch",
+        ),
         ((SCRIPT,), {"hosts": "one.invalid,two.invalid"}, "node_rank must be given where this machine is not one of"),
         (
             (SCRIPT,),
@@ -111,7 +116,9 @@ def spec(**options: Any) -> LaunchSpec:
 
 
 def test_the_commands_of_two_hosts() -> None:
-    lines = printed.commands(spec(hosts=("a", "b"), processes=2, max_restarts=1), "torch", None, None).splitlines()
+    lines = printed.commands(
+        spec(hosts=("a", "b"), processes=2, max_restarts=1), backends.launcher("torch"), None, None
+    ).splitlines()
     common = "crosstrain launch --backend torch --processes 2 --hosts a,b"
     assert lines[::2] == [f"# on {host}: node rank {rank} of 2, rendezvous a:29500" for rank, host in enumerate("ab")]
     end = f"--port 29500 --max-restarts 1 {SCRIPT} --name 'two words'"
@@ -119,23 +126,23 @@ def test_the_commands_of_two_hosts() -> None:
 
 
 def test_the_commands_of_slurm_start_one_task_per_jax_process_and_one_agent_per_node() -> None:
-    jax = printed.commands(spec(processes=4), "jax", "slurm", 2).splitlines()
+    jax = printed.commands(spec(processes=4), backends.launcher("jax"), "slurm", 2).splitlines()
     ours = f"{SCRIPT} --name 'two words'"
     srun = "srun --nodes=2 --ntasks-per-node={} --kill-on-bad-exit=1 crosstrain launch --backend {} {}"
     assert jax[1] == srun.format(4, "jax", ours)
     assert jax[3].startswith("sbatch --nodes=2 --ntasks-per-node=4 --signal=TERM@60 --requeue --wrap=")
-    torch = printed.commands(spec(processes=4), "torch", "slurm", 2).splitlines()
+    torch = printed.commands(spec(processes=4), backends.launcher("torch"), "slurm", 2).splitlines()
     assert torch[1] == srun.format(1, "torch", f"--processes 4 {ours}")
 
 
 def test_the_commands_of_a_tpu_slice() -> None:
-    lines = printed.commands(spec(), "jax", "tpu", 2).splitlines()
+    lines = printed.commands(spec(), backends.launcher("jax"), "tpu", 2).splitlines()
     assert [line.partition(" --command=")[0].rpartition(" ")[2] for line in lines[1::2]] == [
         "--worker=all",
         "--worker=0",
         "--worker=1",
     ]
-    gke = printed.commands(spec(), "jax", "gke", 2)
+    gke = printed.commands(spec(), backends.launcher("jax"), "gke", 2)
     assert json.loads(gke.splitlines()[-1].removeprefix("command: ")) == [
         *("crosstrain", "launch", "--backend", "jax", SCRIPT, "--name", "two words")
     ]

@@ -21,6 +21,8 @@ class JaxLauncher(Launcher):
     """See `crosstrain.launch.Launcher`. One process drives all devices of a host unless several are asked for."""
 
     name = "jax"
+    clusters = ("slurm", "tpu", "gke")
+    tasks_are_processes = True
 
     def check(self, spec: LaunchSpec) -> None:
         """See `crosstrain.launch.Launcher`."""

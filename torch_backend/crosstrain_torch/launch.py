@@ -28,6 +28,7 @@ class TorchLauncher(Launcher):
     """See `crosstrain.launch.Launcher`. One process per GPU, or one on a machine without."""
 
     name = "torch"
+    tasks_are_processes = False
 
     def check(self, spec: LaunchSpec) -> None:
         """See `crosstrain.launch.Launcher`."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from crosstrain import backends
 from crosstrain.errors import ConfigError
 from crosstrain.launch import printed
+from crosstrain.launch.engine import Cluster
 from crosstrain.launch.run import run
 from crosstrain.launch.spec import LaunchSpec, parse_hosts
 
@@ -41,7 +42,7 @@ class Options:
     """Check every collective and one training step on this machine, instead of running a script."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the command of each host, and start nothing."""
-    cluster: Literal["slurm", "tpu", "gke"] | None = None
+    cluster: Cluster | None = None
     """With --dry-run: print what this kind of cluster is given."""
     nodes: int | None = None
     """With --dry-run --cluster: number of hosts."""
@@ -71,7 +72,8 @@ def launch(
         backend = backends.name_of(options.backend)
         spec = _spec(options, command, module=options.module)
     if options.dry_run:
-        print(printed.commands(spec, backend, options.cluster, options.nodes, test=options.test))
+        launcher = backends.launcher(backend)
+        print(printed.commands(spec, launcher, options.cluster, options.nodes, test=options.test))
         return 0
     if options.cluster or options.nodes:
         raise ConfigError(

@@ -4,8 +4,11 @@ import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from crosstrain.launch.spec import LaunchSpec
+
+Cluster = Literal["slurm", "tpu", "gke"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,9 +58,18 @@ class Job:
 
 
 class Launcher(abc.ABC):
-    """How the processes of one engine are started, and how each of them joins the others."""
+    """How the processes of one engine are started, and how each of them joins the others.
 
-    name: str
+    Attributes:
+        name: the engine's.
+        clusters: what it runs on beside named hosts.
+        tasks_are_processes: every task that a cluster starts is one process of the run. False: one task on each node,
+            an agent that starts that node's processes.
+    """
+
+    name: ClassVar[str]
+    clusters: ClassVar[tuple[Cluster, ...]] = ("slurm",)
+    tasks_are_processes: ClassVar[bool]
 
     @abc.abstractmethod
     def check(self, spec: LaunchSpec) -> None:

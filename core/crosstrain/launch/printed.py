@@ -1,24 +1,25 @@
 """The exact commands of a job, for `--dry-run`: lines for a shell, and comments that say where each of them belongs."""
 
 import shlex
-from typing import Literal
 
 from crosstrain.errors import ConfigError, require_count
+from crosstrain.launch.engine import Cluster, Launcher
 from crosstrain.launch.spec import LaunchSpec
 
-Cluster = Literal["slurm", "tpu", "gke"]
 
-
-def commands(spec: LaunchSpec, backend: str, cluster: Cluster | None, nodes: int | None, *, test: bool = False) -> str:
+def commands(
+    spec: LaunchSpec, launcher: Launcher, cluster: Cluster | None, nodes: int | None, *, test: bool = False
+) -> str:
     """One command for each host, or what a cluster's own tool takes.
 
     Raises:
-        ConfigError: a cluster without a number of nodes, or hosts that the cluster chooses itself.
+        ConfigError: a cluster without a number of nodes or that this engine does not run on, or hosts that the cluster
+            chooses itself.
     """
     if cluster is None:
         if nodes is not None:
             raise ConfigError(f"nodes must come with --cluster, got nodes={nodes}. Name the machines: --hosts a,b.")
-        return "\n".join(line for rank in range(spec.node_count) for line in _on_host(spec, backend, rank, test))
+        return "\n".join(line for rank in range(spec.node_count) for line in _on_host(spec, launcher.name, rank, test))
     if spec.hosts or spec.node_rank is not None:
         raise ConfigError(
             f"hosts must be left to the cluster, got hosts={','.join(spec.hosts)} with --cluster {cluster}."
@@ -26,9 +27,12 @@ def commands(spec: LaunchSpec, backend: str, cluster: Cluster | None, nodes: int
     if nodes is None:
         raise ConfigError(f"nodes must be given with --cluster {cluster}: the number of hosts. Use --nodes.")
     require_count("nodes", nodes)
-    if cluster != "slurm" and backend != "jax":
-        raise ConfigError(f"cluster {cluster!r} must run JAX, got backend={backend!r}. Use --backend jax, or --hosts.")
-    return "\n".join({"slurm": _slurm, "tpu": _tpu, "gke": _gke}[cluster](spec, backend, nodes, test))
+    if cluster not in launcher.clusters:
+        raise ConfigError(
+            f"cluster must be one of {', '.join(launcher.clusters)} on the {launcher.name} engine, got {cluster!r}. "
+            "Use another --backend, or --hosts."
+        )
+    return "\n".join({"slurm": _slurm, "tpu": _tpu, "gke": _gke}[cluster](spec, launcher, nodes, test))
 
 
 def _on_host(spec: LaunchSpec, backend: str, rank: int, test: bool) -> list[str]:
@@ -39,10 +43,9 @@ def _on_host(spec: LaunchSpec, backend: str, rank: int, test: bool) -> list[str]
     return [f"# on {spec.hosts[rank]}: node rank {rank} of {spec.node_count}, {where}", line]
 
 
-def _slurm(spec: LaunchSpec, backend: str, nodes: int, test: bool) -> list[str]:
-    """JAX takes every task for a process; torch's agent is one task on each node and starts the processes itself."""
-    tasks = (spec.processes or 1) if backend == "jax" else 1
-    ours = _line(spec, backend, test, processes=backend != "jax")
+def _slurm(spec: LaunchSpec, launcher: Launcher, nodes: int, test: bool) -> list[str]:
+    tasks = (spec.processes or 1) if launcher.tasks_are_processes else 1
+    ours = _line(spec, launcher.name, test, processes=not launcher.tasks_are_processes)
     srun = f"srun --nodes={nodes} --ntasks-per-node={tasks} --kill-on-bad-exit=1 {ours}"
     batch = (
         f"sbatch --nodes={nodes} --ntasks-per-node={tasks} --signal=TERM@{max(60, round(2 * spec.grace_s))} --requeue"
@@ -55,8 +58,8 @@ def _slurm(spec: LaunchSpec, backend: str, nodes: int, test: bool) -> list[str]:
     ]
 
 
-def _tpu(spec: LaunchSpec, backend: str, nodes: int, test: bool) -> list[str]:
-    ours = shlex.quote(_line(spec, backend, test))
+def _tpu(spec: LaunchSpec, launcher: Launcher, nodes: int, test: bool) -> list[str]:
+    ours = shlex.quote(_line(spec, launcher.name, test))
     ssh = 'gcloud compute tpus tpu-vm ssh "$TPU_NAME" --zone="$ZONE"'
     lines = ["# all hosts of the slice at once; set TPU_NAME and ZONE", f"{ssh} --worker=all --command={ours}"]
     for worker in range(nodes):
@@ -64,8 +67,8 @@ def _tpu(spec: LaunchSpec, backend: str, nodes: int, test: bool) -> list[str]:
     return lines
 
 
-def _gke(spec: LaunchSpec, backend: str, nodes: int, test: bool) -> list[str]:
-    words = ", ".join(f'"{word}"' for word in shlex.split(_line(spec, backend, test)))
+def _gke(spec: LaunchSpec, launcher: Launcher, nodes: int, test: bool) -> list[str]:
+    words = ", ".join(f'"{word}"' for word in shlex.split(_line(spec, launcher.name, test)))
     return [
         "# an Indexed Job with one pod for each host; on GPUs its service account may read pods and jobs",
         f"completions: {nodes}",
