@@ -1,5 +1,7 @@
 """Prefetching: order, how far ahead, exceptions, and threads that end with the iteration."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -138,3 +140,16 @@ def test_look_ahead_gives_what_was_made_before_an_exception(burst):
     with pytest.raises(ValueError, match="no more"):
         given.extend(look_ahead(items(), 2, burst))
     assert given == [0, 1, 2]
+
+
+def test_an_iteration_that_is_left_open_at_the_end_of_a_script_says_nothing():
+    script = (
+        "import itertools\n"
+        "from crosstrain.data.prefetch import in_thread\n"
+        "numbers = in_thread(itertools.count(), 2)\n"
+        "print(next(numbers))\n"
+        "import threading\n"
+        "threading.numbers = numbers\n"  # so that it goes when modules have gone
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")

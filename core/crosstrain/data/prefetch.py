@@ -1,6 +1,7 @@
 """Keeps a few batches ahead of the step: in a thread where making a batch is slow, else by dispatching early."""
 
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable
@@ -44,6 +45,7 @@ def in_thread(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     An exception in the thread is raised here, in its place. The thread ends with the iteration, also when the
     consumer stops early.
     """
+    ending = sys.is_finalizing  # a module is no longer there when the interpreter ends
     ready: queue.Queue[Any] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
@@ -73,7 +75,8 @@ def in_thread(items: Iterable[T], depth: int) -> Generator[T, None, None]:
                 raise item
             yield item
     finally:
-        stop.set()
-        thread.join()
-        if isinstance(items, Generator):
-            items.close()  # what it holds (a pool of workers) ends with it, not when it is collected
+        if not ending():  # then threads stand still, and the process takes them with it
+            stop.set()
+            thread.join()
+            if isinstance(items, Generator):
+                items.close()  # what it holds (a pool of workers) ends with it, not when it is collected
