@@ -77,7 +77,7 @@ from crosstrain.schedules import (
 from crosstrain.scores import f1, perplexity
 from crosstrain.sharding import ShardingPlan, ShardingRules
 from crosstrain.snapshot import Snapshot
-from crosstrain.state import Gradients, TrainState
+from crosstrain.state import Gradients, StateBytes, TrainState
 from crosstrain.trainer import Trainer
 from crosstrain.training import History
 
@@ -132,6 +132,7 @@ __all__ = [
     "ShardingPlan",
     "ShardingRules",
     "Snapshot",
+    "StateBytes",
     "TrainState",
     "Trainer",
     "__version__",

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,30 @@ from crosstrain.updates import Updates
 
 if TYPE_CHECKING:
     from crosstrain.models.spec import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateBytes:
+    """Bytes by what they are for.
+
+    Attributes:
+        parameters: weights, in the precision's `param_dtype`.
+        gradients: one for each parameter that learns, in the same type. They are there in a step only.
+        optimizer: moments, and the engine's counts of updates.
+        average: of the weights; 0 where none is kept.
+        buffers: running statistics, tables, and counters of the state.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    average: int
+    buffers: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(getattr(self, each.name) for each in fields(self))
 
 
 class Gradients(abc.ABC):
@@ -65,6 +90,11 @@ class TrainState(Updates):
     def parameter_count(self) -> int:
         """How many numbers are trained."""
         return sum(int(np.prod(shape)) for shape in self.parameter_shapes.values())
+
+    @property
+    @abc.abstractmethod
+    def device_bytes(self) -> StateBytes:
+        """What this process's first device holds of the state between steps; there are no gradients then."""
 
     @abc.abstractmethod
     def to_gradients(self, values: Mapping[str, np.ndarray]) -> Gradients:

@@ -24,6 +24,7 @@ BILLION = ct.models.GPTConfig(vocab_size=32_768, dim=2048, n_layers=18, n_heads=
 TINY = ct.models.GPTConfig(vocab_size=64, dim=32, n_layers=2, n_heads=2, max_seq_len=16)
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 WARM, STEPS = 3, 20
+MODES = {"jax": ("step",), "torch": (False, "model", "step")}
 
 
 def lm_loss(model, batch, ops):
@@ -61,10 +62,9 @@ def measure_gpt(accelerator, config, batch_size, peak, compiled):
     seconds = (time.perf_counter() - start) / STEPS
     rate = batch_size * config.max_seq_len / seconds
     share = "" if peak is None else f", MFU {rate * flops_per_token(config, state.parameter_count) / peak:.1%}"
-    name = f"torch, compile={compiled!r}" if accelerator.backend == "torch" else accelerator.backend
     print(
-        f"{name}: gpt of {state.parameter_count / 1e6:,.1f} million parameters, {seconds * 1e3:.1f} ms a step, "
-        f"{rate:,.0f} tokens/s{share}; loss {losses[0]:.3f} to {metrics['loss']:.3f}",
+        f"{accelerator.backend}, compile={compiled!r}: gpt of {state.parameter_count / 1e6:,.1f} million parameters, "
+        f"{seconds * 1e3:.1f} ms a step, {rate:,.0f} tokens/s{share}; loss {losses[0]:.3f} to {metrics['loss']:.3f}",
         flush=True,
     )
 
@@ -73,7 +73,12 @@ def measure_resnet(accelerator, folder, epochs, compiled):
     data = ct.data.cifar10(folder)
     augment = ct.data.compose(ct.data.random_crop(4), ct.data.flip(), ct.data.cutout(8), ct.data.normalise(MEAN, STD))
     train = accelerator.loader(
-        data.train, batch_size=512, shuffle=True, drop_last=True, transform=augment, transform_on="device"
+        accelerator.resident(data.train),
+        batch_size=512,
+        shuffle=True,
+        drop_last=True,
+        transform=augment,
+        transform_on="device",
     )
     test = accelerator.loader(data.test, batch_size=1000, transform=ct.data.normalise(MEAN, STD))
     model = ct.models.build("resnet9", ct.models.ResNet9Config(), accelerator)
@@ -91,23 +96,14 @@ def measure_resnet(accelerator, folder, epochs, compiled):
     )
 
 
-def has_gpu(engine):
-    if engine == "torch":
-        import torch
-
-        return torch.cuda.is_available()
-    import jax
-
-    return any(device.platform == "gpu" for device in jax.devices())
-
-
 def measure(engine, cifar, batch_size, epochs, peak, tiny):
     """What one engine does, in a process of its own: either takes most of the memory."""
-    if not tiny and not has_gpu(engine):
-        print(f"{engine}: finds no GPU, so there is nothing to measure")
+    try:
+        accelerator = ct.Accelerator(engine, precision="bf16", platform="cpu" if tiny else "gpu")
+    except ct.ConfigError as error:
+        print(f"{engine}: finds no GPU, so there is nothing to measure ({error})")
         return
-    accelerator = ct.Accelerator(engine, precision="bf16", platform="cpu" if tiny else "gpu")
-    modes = (False, "model", "step") if engine == "torch" and not tiny else (False,)
+    modes = MODES[engine][:1] if tiny else MODES[engine]
     for compiled in modes:
         measure_gpt(
             accelerator,

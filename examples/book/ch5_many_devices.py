@@ -91,11 +91,7 @@ def train(backend, axes, source, config):
     step = accelerator.train_step(loss_fn, clip_norm=1.0)
     loader = accelerator.loader(source, batch_size=8, shuffle=True)  # of the global batch each process loads its part
     losses = [step(state, batch)["loss"] for _ in range(2) for batch in loader]
-    if backend == "jax":
-        held = sum(leaf.addressable_shards[0].data.nbytes for leaf in state.params)
-    else:
-        held = sum(getattr(p, "to_local", lambda p=p: p)().nbytes for p in state.model.parameters())
-    return losses, state.sharding_plan, held
+    return losses, state.sharding_plan, state.device_bytes.parameters
 
 
 # %% [markdown]

@@ -16,7 +16,8 @@ def test_the_blocks_of_the_checkpoint_docs_run(backend, tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
     names = {}
-    engines = {"torch": backend, "jax": "jax" if backend == "torch" else "torch"}
+    (other,) = {"jax", "torch"} - {backend}
+    engines = {"torch": backend, "jax": other}
     for block in blocks:
         exec(re.sub(r'Accelerator\("(\w+)"\)', lambda found: f'Accelerator("{engines[found[1]]}")', block), names)
     printed = capsys.readouterr().out.splitlines()

@@ -148,7 +148,7 @@ def test_compiled_programs_send_what_the_formulas_say():
 @pytest.mark.slow
 def test_benchmarks_run_in_small_sizes_and_without_a_gpu():
     small = output("benchmarks/gpu.py", "--tiny --batch-size 2")
-    assert "jax: gpt of 0.0 million parameters" in small
+    assert "jax, compile='step': gpt of 0.0 million parameters" in small
     assert "torch, compile=False: gpt" in small
     rows = output("benchmarks/growth.py", "--tiny --axes batch --one batch 8 jax")
     assert len(rows.split(",")) == 2

@@ -19,7 +19,7 @@ from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
 from crosstrain.sharding import ShardingPlan
 from crosstrain.snapshot import LazyArrays, Snapshot, check_names, check_slots
-from crosstrain.state import Gradients, TrainState, foreign_gradients
+from crosstrain.state import Gradients, StateBytes, TrainState, foreign_gradients
 from crosstrain_jax import naming, optim
 from crosstrain_jax.host import by_name, from_words, lazily, to_canonical, words_of
 from crosstrain_jax.layout import Layout, LayoutCache, Leaves, make_layout, place_all, to_mesh
@@ -87,6 +87,17 @@ class JaxState(TrainState):
     def parameter_roles(self) -> dict[str, Role]:
         """See `crosstrain.TrainState`."""
         return {leaf.name: leaf.role for leaf in self.layout.params}
+
+    @property
+    def device_bytes(self) -> StateBytes:
+        """See `crosstrain.TrainState`."""
+        return StateBytes(
+            parameters=_bytes(self.params),
+            gradients=0,
+            optimizer=_bytes(self.moments),
+            average=_bytes(self.averages),
+            buffers=_bytes((*self.buffers, self.count)),
+        )
 
     def apply_gradients(
         self, gradients: Gradients, *, clip_norm: float | None = None, clip_value: float | None = None
@@ -250,3 +261,7 @@ class JaxState(TrainState):
 
     def _copy(self, leaf: Any, dtype: Any = None) -> jax.Array:
         return to_mesh(leaf, self.layout.shardings.whole, dtype)
+
+
+def _bytes(arrays: Leaves) -> int:
+    return sum(array.addressable_data(0).nbytes for array in arrays)

@@ -5,8 +5,6 @@ import functools
 import json
 import math
 import re
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,10 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from parity_tests.meshes.own_jax import bytes_of
 
 import crosstrain as ct
 from crosstrain.planning import Job, Topology, plan
@@ -100,8 +94,9 @@ def estimated() -> dict[str, Any]:
             accelerator = ct.Accelerator("jax", mesh=mesh)
             state = accelerator.prepare(ct.models.build("gpt", config, accelerator), optimizer, average=ct.ema(0.9))
             estimate = ct.estimate_memory(config, optimizer, backend="jax", mesh=mesh, average=ct.ema(0.9))
-            real = bytes_of(state)
-            found[f"{name}, {type(optimizer).__name__}"] = real, {each: getattr(estimate.device, each) for each in real}
+            device = dataclasses.replace(estimate.device, gradients=0)  # between steps
+            pair = state.device_bytes, device
+            found[f"{name}, {type(optimizer).__name__}"] = tuple(dataclasses.asdict(each) for each in pair)
     return found
 
 

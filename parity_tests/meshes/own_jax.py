@@ -55,17 +55,6 @@ def held(state: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
-def bytes_of(state: Any) -> dict[str, int]:
-    """What the first device holds of a state, by the names of `StateBytes`."""
-    sections = {
-        "parameters": state.params,
-        "optimizer": state.moments,
-        "average": state.averages,
-        "buffers": (*state.buffers, state.count),
-    }
-    return {name: sum(array.addressable_data(0).nbytes for array in arrays) for name, arrays in sections.items()}
-
-
 def _local(leaf: Any, array: jax.Array) -> tuple[int, ...]:
     (shape,) = {shard.data.shape for shard in array.addressable_shards}
     shape = tuple(

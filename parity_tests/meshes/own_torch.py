@@ -45,15 +45,3 @@ def held(state: Any) -> dict[str, tuple[int, ...]]:
     """`params/NAME`, `averages/NAME` and `moments/SLOT/NAME` -> the shape that this process holds."""
     _, steady = state.tensors()
     return {name: tuple(local(tensor).shape) for name, tensor in steady.items()}
-
-
-def bytes_of(state: Any) -> dict[str, int]:
-    """What this process holds of a state, by the names of `StateBytes`."""
-    kept = () if state.native_optimizer is None else state.native_optimizer.state.values()
-    sections = {
-        "parameters": state.params.values(),
-        "optimizer": [each for of_one in kept for each in of_one.values()],
-        "average": state.averages.values(),
-        "buffers": state.model.buffers(),
-    }
-    return {name: sum(local(each).nbytes for each in tensors if not each.is_meta) for name, tensors in sections.items()}

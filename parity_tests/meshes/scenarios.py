@@ -4,6 +4,7 @@
 each layout; SOURCES are separated by commas. Imports neither framework.
 """
 
+import dataclasses
 import importlib
 import sys
 from pathlib import Path
@@ -116,8 +117,8 @@ def estimated(backend: str, layout: cases.Layout) -> dict[str, np.ndarray]:
                     sharding=case.rules,
                     average=ct.ema(0.9),
                 )
-                for part, size in own.bytes_of(state).items():
-                    pair = size, getattr(estimate.device, part)
+                for part, size in dataclasses.asdict(state.device_bytes).items():
+                    pair = size, getattr(estimate.device, part) * (part != "gradients")
                     results[f"{case.name}/{optimizer}/{part}"] = np.array(pair)
     return results
 

@@ -19,7 +19,7 @@ from crosstrain.precision import Precision
 from crosstrain.step import LossFn
 from crosstrain_torch.ops import TorchOps
 from crosstrain_torch.precision import casts, compute_batch, compute_params
-from crosstrain_torch.state import TorchState
+from crosstrain_torch.state import TorchState, with_averages
 
 Batch = dict[str, torch.Tensor]
 Outputs = dict[str, Loss]
@@ -146,7 +146,7 @@ def _of_split_parameters(state: TorchState, others: tuple[TorchState, ...], swap
     for param in gathered:
         param.requires_grad_(False)
     try:
-        with state.with_averages() if swapped else contextlib.nullcontext():
+        with with_averages(state) if swapped else contextlib.nullcontext():
             yield
     except RuntimeError as error:
         if "mixed torch.Tensor and DTensor" not in str(error):

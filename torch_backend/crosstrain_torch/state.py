@@ -1,7 +1,7 @@
 """`TorchState`: a live nn.Module and its native optimizer."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 
 import numpy as np
@@ -13,7 +13,7 @@ from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
 from crosstrain.sharding import ShardingPlan
 from crosstrain.snapshot import Snapshot, check_names, check_slots
-from crosstrain.state import Gradients, TrainState, foreign_gradients
+from crosstrain.state import Gradients, StateBytes, TrainState, foreign_gradients
 from crosstrain_torch import experts, naming, optim
 from crosstrain_torch.host import copy_into, generators, lazily, set_generators, to_numpy
 from crosstrain_torch.models.layers import Dropout
@@ -83,6 +83,18 @@ class TorchState(TrainState):
         """See `crosstrain.TrainState`."""
         roles = naming.roles(self._model)
         return {name: roles[name] for name in self.params}
+
+    @property
+    def device_bytes(self) -> StateBytes:
+        """See `crosstrain.TrainState`."""
+        kept = () if self.native_optimizer is None else self.native_optimizer.state.values()
+        return StateBytes(
+            parameters=_bytes(self.params.values()),
+            gradients=0,
+            optimizer=_bytes(each for of_one in kept for each in of_one.values()),
+            average=_bytes(self.averages.values()),
+            buffers=_bytes(self._model.buffers()),
+        )
 
     def take_gradients(self) -> TorchGradients:
         """Moves the gradients out of the parameters."""
@@ -164,24 +176,6 @@ class TorchState(TrainState):
         for param in self.learning.now:
             param.grad = None
         update_averages(self, average)
-
-    @contextlib.contextmanager
-    def with_averages(self) -> Iterator[None]:
-        """The averages in the place of the weights; they change places."""
-        self.wait_for_readers()
-        params = [param.detach() for param in self.shards.here]
-
-        def swap() -> None:
-            for param, average in zip(params, self.local_averages, strict=True):
-                kept = param.clone()
-                param.copy_(average)
-                average.copy_(kept)
-
-        swap()
-        try:
-            yield
-        finally:
-            swap()
 
     def to_gradients(self, values: Mapping[str, np.ndarray]) -> TorchGradients:
         """See `crosstrain.TrainState`."""
@@ -312,3 +306,27 @@ def update_averages(state: TorchState, share: float) -> None:
         optim.update_average(kept, [param.detach() for param in here], share)
         if state.average is not None and state.average.pulls:
             optim.pull(here, kept, set(here) - set(state.learning.now))
+
+
+@contextlib.contextmanager
+def with_averages(state: TorchState) -> Iterator[None]:
+    """A state's averages in the place of its weights; they change places."""
+    state.wait_for_readers()
+    params = [param.detach() for param in state.shards.here]
+
+    def swap() -> None:
+        for param, average in zip(params, state.local_averages, strict=True):
+            kept = param.clone()
+            param.copy_(average)
+            average.copy_(kept)
+
+    swap()
+    try:
+        yield
+    finally:
+        swap()
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Of this process's parts; the tensors of other stages are on the meta device."""
+    return sum(local(tensor).nbytes for tensor in tensors if not tensor.is_meta)

@@ -53,6 +53,14 @@ class ZeroState(TorchState):
         """See `crosstrain.TrainState`."""
         return dict(self._shapes)
 
+    @property
+    def device_bytes(self) -> NoReturn:
+        """Refused: DeepSpeed keeps copies of its own."""
+        raise ConfigError(
+            "device_bytes must be asked of a state that crosstrain splits, got one with deepspeed. Use "
+            "deepspeed.runtime.utils.see_memory_usage, or mesh=ct.MeshSpec(fsdp=N) in place of deepspeed."
+        )
+
     def change_optimizer(self, optimizer: OptimizerSpec) -> None:
         """See `crosstrain.TrainState`; flat parts stay as they are grouped."""
         old = self.optimizer

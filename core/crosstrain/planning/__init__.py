@@ -6,11 +6,12 @@ Imports neither framework; the engines read their own programs (`Planner`), core
 
 from crosstrain.planning.chips import CHIPS, Chip, Topology
 from crosstrain.planning.estimate import MemoryEstimate, estimate_memory
-from crosstrain.planning.held import Held, StateBytes
+from crosstrain.planning.held import Held
 from crosstrain.planning.job import Job, Setup, load_job
 from crosstrain.planning.planner import Planner, plan
 from crosstrain.planning.report import Measured, Memory, Report, Times
 from crosstrain.planning.traffic import Collective, sent_bytes, together
+from crosstrain.state import StateBytes
 
 __all__ = [
     "CHIPS",

@@ -1,32 +1,9 @@
 """`Held`: the bytes of a training state, as an engine reads them off the shapes of its own arrays."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from crosstrain.sharding import ShardingPlan
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StateBytes:
-    """Bytes by what they are for.
-
-    Attributes:
-        parameters: weights, in the precision's `param_dtype`.
-        gradients: one for each parameter that learns, in the same type. They are there in a step only.
-        optimizer: moments, and the engine's counts of updates.
-        average: of the weights; 0 where none is kept.
-        buffers: running statistics, tables, and counters of the state.
-    """
-
-    parameters: int
-    gradients: int
-    optimizer: int
-    average: int
-    buffers: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return sum(getattr(self, each.name) for each in fields(self))
+from crosstrain.state import StateBytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
