@@ -76,7 +76,7 @@ class Args:
     tta: Literal["none", "mirror", "translate"] = "translate"
     """Views that the last predictions are averaged over: the mirror image; also both moved by a pixel (airbench)."""
     transform_on: Literal["host", "device"] = "host"
-    """Where images are augmented; the batches are the same."""
+    """Where images are augmented; on the device they also stay there. The batches are the same."""
     seed: int = 0
     """Decides initial weights, data order and augmentation, the same on both engines."""
     target: float = 0.94
@@ -140,11 +140,12 @@ def training_loader(args: Args, accelerator: ct.Accelerator, split: ct.data.Spli
     """Shuffled and augmented, at one size, or at two that follow each other."""
     full = split.train["image"].shape[1]
     flip = ct.data.alternating_flip() if args.alternating_flip else ct.data.flip()
+    source = accelerator.resident(split.train) if args.transform_on == "device" else split.train
 
     def make(size: int, _: int) -> ct.data.Loader:
         augment = (ct.data.random_crop(size // 8), flip, normalise, ct.data.cutout(size // 4))
         return accelerator.loader(
-            split.train,
+            source,
             batch_size=args.batch_size,  # one for all sizes, which the rates are for
             shuffle=True,
             drop_last=True,  # BatchNorm would count padded images

@@ -16,8 +16,9 @@ import numpy as np
 from crosstrain import backends
 from crosstrain.abstract import abstractmethod
 from crosstrain.data.loader import Loader, LoaderSpec, TransformLike, TransformOn
+from crosstrain.data.resident import Resident
 from crosstrain.deepspeed import DeepSpeed
-from crosstrain.errors import ConfigError
+from crosstrain.errors import ConfigError, DataError
 from crosstrain.exchange import Call
 from crosstrain.folding import words
 from crosstrain.handover import HandOver
@@ -184,8 +185,8 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         """Batches of a source, placed on the devices. One iteration is one epoch.
 
         Args:
-            source: a dict of arrays (rows are examples), a source of `ct.data`, an object with `__len__` and
-                `__getitem__` that gives a dict, an HF dataset, a torch `DataLoader`, or an iterable of examples.
+            source: a dict of arrays (rows are examples), a source of `ct.data` or `resident`, an object with `__len__`
+                and `__getitem__` that gives a dict, an HF dataset, a torch `DataLoader`, or an iterable of examples.
             batch_size: examples per *global* batch, over all processes; taken from a DataLoader when None.
             shuffle: a new order each epoch, a function of (seed, epoch) only.
             seed: by default the accelerator's.
@@ -213,6 +214,8 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
             workers=workers,
             class_counts=dict(class_counts or {}),
         )
+        if isinstance(source, Resident) and source.owner is not self:
+            raise DataError("a resident source must be used by the accelerator that made it, got another's.")
         return Loader(source, spec, self._placement())
 
     def train_step(

@@ -9,6 +9,7 @@ import numpy as np
 
 from crosstrain.abstract import abstractmethod
 from crosstrain.data.placement import Augment, Placement
+from crosstrain.data.resident import Resident, as_arrays
 from crosstrain.errors import ConfigError
 from crosstrain.mesh import MeshSpec
 from crosstrain.precision import Precision
@@ -49,6 +50,29 @@ class Meshes:
     @abstractmethod
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Places this process's part of a global batch, split over the data axis, and its sequences over `context`."""
+
+    @abstractmethod
+    def _put_whole(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Places whole arrays on every device."""
+
+    def resident(self, source: Any) -> Resident:
+        """Puts a source on the devices, for loaders that take their batches from there.
+
+        A batch is then copied as the numbers of its examples: for data that fits beside the model, such as
+        CIFAR-10 (150 MB of bytes), and transforms with `transform_on="device"`. The batches are the same. Every device
+        gets all of it, but fields of one dimension, such as labels. Several loaders can share it.
+
+        Args:
+            source: a dict of arrays, the same on every process.
+
+        Raises:
+            DataError: something else, or examples that the context axis splits.
+        """
+        placement = self._placement()
+        placement.require_whole_examples("examples")
+        arrays = as_arrays(source)
+        fields = {name: values for name, values in arrays.fields().items() if values.ndim > 1}
+        return Resident(arrays, self, self._put_whole(placement.convert(fields)))
 
     def _stack_placer(self) -> Callable[[dict[str, np.ndarray]], dict[str, Any]] | None:
         """What places several batches of one shape, (count, B, ...), for one call that takes them; None for none."""

@@ -150,6 +150,9 @@ class JaxAccelerator(Accelerator):
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return self._place(batch)
 
+    def _put_whole(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        return self._place.whole(arrays)
+
     def _stack_placer(self) -> Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]:
         return self._place.stack
 

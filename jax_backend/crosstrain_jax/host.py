@@ -13,7 +13,7 @@ from crosstrain.snapshot import LazyArrays
 from crosstrain_jax import naming
 from crosstrain_jax.collectives import read
 from crosstrain_jax.precision import scope
-from crosstrain_jax.sharding import batch_sharding
+from crosstrain_jax.sharding import batch_sharding, place
 
 
 def to_canonical(names: list[naming.Leaf], leaves: Sequence[jax.Array]) -> dict[str, np.ndarray]:
@@ -81,6 +81,11 @@ class Placer:
         """The same of several batches, (count, B, ...)."""
         with scope(self._precision):
             return self._put(batches, 1)
+
+    def whole(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Any arrays, whole on every device."""
+        with scope(self._precision):
+            return {name: place(values, NamedSharding(self._mesh, P())) for name, values in arrays.items()}
 
     def _put(self, fields: dict[str, np.ndarray], dimension: int) -> dict[str, jax.Array]:
         if self._call is not None and sum(values.nbytes for values in fields.values()) <= _SMALL:

@@ -1,13 +1,12 @@
 """Pixels of transforms in jax.numpy, and the compiled function that changes a batch on the devices."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from crosstrain.data.device import Chain
 from crosstrain.data.pixels import Pixels
@@ -49,7 +48,7 @@ class JaxPixels(Pixels):
         """See `Pixels`."""
         return jnp.stack(arrays, axis=-1)
 
-    def take(self, values: jax.Array, positions: np.ndarray, axis: int) -> jax.Array:
+    def take(self, values: jax.Array, positions: np.ndarray | jax.Array, axis: int) -> jax.Array:
         """See `Pixels`."""
         return jnp.take(values, positions, axis=axis, mode="clip")
 
@@ -73,12 +72,14 @@ class Augment:
         self._mesh, self._precision = mesh, precision
         self._run = jax.jit(self._traced, static_argnums=0)
 
-    def __call__(self, chain: Chain, fields: Mapping[str, jax.Array], drawn: Mapping[str, jax.Array]) -> Batch:
-        """Fields and what was drawn for them, both split over the data axis."""
+    def __call__(self, chain: Chain, fields: Batch, drawn: Batch, held: Batch) -> Batch:
+        """Fields and what was drawn for them, both split over the data axis; what is held is whole on each device."""
         with scope(self._precision):
-            return self._run(chain, dict(fields), dict(drawn))
+            return self._run(chain, fields, drawn, held)
 
-    def _traced(self, chain: Chain, fields: Batch, drawn: Batch) -> Batch:
+    def _traced(self, chain: Chain, fields: Batch, drawn: Batch, held: Batch) -> Batch:
         spec = batch_sharding(self._mesh).spec
-        run = jax.shard_map(partial(chain.run, JaxPixels()), mesh=self._mesh, in_specs=(spec, spec), out_specs=spec)
-        return run(fields, drawn)
+        run = jax.shard_map(
+            partial(chain.run, JaxPixels()), mesh=self._mesh, in_specs=(spec, spec, PartitionSpec()), out_specs=spec
+        )
+        return run(fields, drawn, held)

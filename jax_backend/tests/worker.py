@@ -68,18 +68,17 @@ def augmented_alike(accelerator: ct.Accelerator) -> bool:
     chain = ct.data.compose(
         ct.data.colour_jitter(contrast=0.4), ct.data.random_crop(2), ct.data.normalise(0.5, 0.2), ct.data.mixup()
     )
-    host, device = (
-        accelerator.loader(
-            {"image": images, "label": np.arange(83)}, batch_size=16, transform=chain, transform_on=where
-        )
-        for where in ("host", "device")
-    )
-    pairs = [
-        (one.data, other.data)
-        for batches in zip(host, device, strict=True)
-        for one, other in zip(*(batch["image"].addressable_shards for batch in batches), strict=True)
+    source = {"image": images, "label": np.arange(83)}
+    loaders = [
+        accelerator.loader(examples, batch_size=16, transform=chain, transform_on=where)
+        for examples, where in ((source, "host"), (source, "device"), (accelerator.resident(source), "device"))
     ]
-    return all(np.array_equal(one, other) for one, other in pairs)
+    parts = [
+        [shard.data for shard in shards]
+        for batches in zip(*loaders, strict=True)
+        for shards in zip(*(batch["image"].addressable_shards for batch in batches), strict=True)
+    ]
+    return all(np.array_equal(each[0], other) for each in parts for other in each[1:])
 
 
 def apart() -> dict[str, np.ndarray]:

@@ -64,6 +64,8 @@ def test_the_device_gives_the_bytes_of_the_host(make: Any, name: str) -> None:
     accelerator = make(precision="fp32")
     on_host, on_device = (epochs(loader_of(accelerator, CHAINS[name], where)) for where in ("host", "device"))
     same(on_device, on_host)
+    source = accelerator.resident(SOURCE)
+    same(epochs(loader_of(accelerator, CHAINS[name], "device", source=source)), on_host)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,8 @@ def test_other_types_of_images_too(make: Any, name: str, dtype: Any) -> None:
     where = ("host", "device")
     on_host, on_device = (epochs(loader_of(accelerator, CHAINS[name], each, source=source)) for each in where)
     same(on_device, on_host)
+    resident = accelerator.resident(source)
+    same(epochs(loader_of(accelerator, CHAINS[name], "device", source=resident)), on_host)
 
 
 def test_the_batch_is_an_array_of_the_engine_split_as_any_other(make: Any) -> None:
@@ -171,7 +175,7 @@ def test_what_is_copied_are_the_bytes_of_the_source() -> None:
         data_size=1,
         float_dtype="float32",
         put=put,
-        augment=lambda chain, fields, drawn: chain.run(HostPixels(), fields, drawn),
+        augment=lambda chain, fields, drawn, held: chain.run(HostPixels(), fields, drawn, held),
     )
     spec = LoaderSpec(batch_size=8, transform=CHAINS["mixup"], transform_on="device")
     batch = next(iter(Loader(SOURCE, spec, placement)))

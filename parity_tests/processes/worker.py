@@ -111,9 +111,9 @@ def metrics(accelerator: ct.Accelerator) -> dict[str, Any]:
     return found
 
 
-def augmented(accelerator: ct.Accelerator) -> list[str]:
+def augmented(accelerator: ct.Accelerator, source: Any) -> list[str]:
     """Digests of the batches of two epochs whose images were changed on the devices, whole."""
-    loader = accelerator.loader(scenarios.images(), transform_on="device", **scenarios.AUGMENTED)
+    loader = accelerator.loader(source, transform_on="device", **scenarios.AUGMENTED)
     return [
         scenarios.digest(accelerator.gather({name: scenarios.local_rows(batch[name]) for name in ("image", "mix")}))
         for _ in range(2)
@@ -225,7 +225,8 @@ def main(backend: str, folder: Path, places: list[str]) -> None:
         "objects": objects(accelerator),
         "split": split(accelerator),
         "metrics": metrics(accelerator),
-        "augmented": augmented(accelerator),
+        "augmented": augmented(accelerator, scenarios.images()),
+        "augmented, resident": augmented(accelerator, accelerator.resident(scenarios.images())),
         "mismatches": mismatches(accelerator),
         "batch sizes": batch_sizes(accelerator),
         "debug": debugging(backend),

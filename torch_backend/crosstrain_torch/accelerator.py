@@ -142,10 +142,11 @@ class TorchAccelerator(Accelerator):
         return self.deepspeed is not None and self._group is not None
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        tensors = {name: from_numpy(self.mesh.own_positions(values)) for name, values in batch.items()}
-        if self.device.type == "cpu":
-            return tensors
-        return copy_beside(tensors, self.device)
+        return self._put_whole({name: self.mesh.own_positions(values) for name, values in batch.items()})
+
+    def _put_whole(self, arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        tensors = {name: from_numpy(values) for name, values in arrays.items()}
+        return tensors if self.device.type == "cpu" else copy_beside(tensors, self.device)
 
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
         if self._splits_by_zero():

@@ -1,6 +1,5 @@
 """Pixels of transforms in torch, and the function that changes a batch on the device."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -41,9 +40,10 @@ class TorchPixels(Pixels):
         """See `Pixels`."""
         return torch.stack(arrays, dim=-1)
 
-    def take(self, values: torch.Tensor, positions: np.ndarray, axis: int) -> torch.Tensor:
+    def take(self, values: torch.Tensor, positions: np.ndarray | torch.Tensor, axis: int) -> torch.Tensor:
         """See `Pixels`."""
-        return values.index_select(axis, self.constant(positions, values))
+        chosen = positions if isinstance(positions, torch.Tensor) else self.constant(positions, values)
+        return _movable(values).index_select(axis, chosen).view(values.dtype)
 
     def gather(self, images: torch.Tensor, lines: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """See `Pixels`."""
@@ -76,6 +76,6 @@ class Augment:
     """Changes batches on the device."""
 
     @torch.no_grad()
-    def __call__(self, chain: Chain, fields: Mapping[str, torch.Tensor], drawn: Mapping[str, torch.Tensor]) -> Batch:
-        """This process's fields and what was drawn for them."""
-        return chain.run(TorchPixels(), fields, drawn)
+    def __call__(self, chain: Chain, fields: Batch, drawn: Batch, held: Batch) -> Batch:
+        """This process's fields and what was drawn for them; see `Chain.run`."""
+        return chain.run(TorchPixels(), fields, drawn, held)

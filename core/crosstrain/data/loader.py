@@ -4,8 +4,6 @@ from collections.abc import Generator, Iterator, Sequence, Sized
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar, get_args
 
-import numpy as np
-
 from crosstrain.data.device import DeviceTransform
 from crosstrain.data.local import Local, LocalBatches
 from crosstrain.data.order import batch_count, padding_weights
@@ -15,10 +13,12 @@ from crosstrain.data.placement import (
     LoaderSpec,
     Placement,
     TransformOn,
+    require_labels,
     require_weights,
 )
 from crosstrain.data.position import Position, dump, parse
 from crosstrain.data.prefetch import in_thread, look_ahead
+from crosstrain.data.resident import Resident, Rows
 from crosstrain.data.sources import Arrays, Source, as_source
 from crosstrain.data.stacks import Stack, in_groups, stacked
 from crosstrain.data.stream import Stream
@@ -29,7 +29,6 @@ from crosstrain.errors import DataError, require_count
 T = TypeVar("T", bound=Sized)
 _LOOK_AHEAD = 2
 _BURST, _BURST_BYTES = 16, 2**20
-_IGNORED_LABEL = -100
 
 
 class Loader:
@@ -52,9 +51,10 @@ class Loader:
         else:
             self._source = as_source(source)
             self._stream = Stream(source) if self._source is None else None
-        self._transform, self._on_device = self._compose(spec)
+        resident = source if isinstance(source, Resident) else None
+        self._transform, self._on_device = self._compose(spec, resident)
         if self._on_device is not None:
-            placement.require_device_transforms()
+            placement.require_whole_examples("transforms")
         self._next = self._position = Position(epoch=0)
         self._iteration: object = None
         self._check_workers()
@@ -67,7 +67,7 @@ class Loader:
         self._is_plain = self._arrays is not None and WEIGHT not in self._arrays and placement.takes(self._arrays)
         """Whether every batch of the source may go to the devices as it is."""
         self._local = LocalBatches(
-            source=self._source,
+            source=Rows(resident, self._on_device.held) if resident and self._on_device else self._source,
             stream=self._stream,
             torch_loader=self._torch_loader,
             spec=self._spec,
@@ -246,7 +246,8 @@ class Loader:
         chain = self._on_device.chain(context.epoch, self._placement.float_dtype)
         put, augment = self._placement.put, self._placement.augment
         assert augment is not None
-        return augment(chain, put(self._finish(fields, local)), put(self._placement.convert(drawn)))
+        placed = put(self._finish(fields, local)), put(self._placement.convert(drawn))
+        return augment(chain, *placed, self._on_device.held)
 
     def _finish(self, batch: Arrays, local: Local) -> Arrays:
         if self._is_plain:
@@ -254,7 +255,7 @@ class Loader:
                 return batch
             return {**batch, WEIGHT: local.weights.astype(self._placement.float_dtype)}
         if self._source is None or self._source.fields() is None:
-            self._check_labels(local.fields)
+            require_labels(local.fields, self._spec.class_counts)
         require_weights(batch)
         if self._is_weighed:
             batch = {**batch, WEIGHT: batch[WEIGHT] * local.weights if WEIGHT in batch else local.weights}
@@ -272,14 +273,21 @@ class Loader:
     # Checks, before any device is touched.
 
     @staticmethod
-    def _compose(spec: LoaderSpec) -> tuple[Compose | None, DeviceTransform | None]:
+    def _compose(spec: LoaderSpec, source: Resident | None) -> tuple[Compose | None, DeviceTransform | None]:
         if spec.transform_on not in get_args(TransformOn):
             raise DataError(f"transform_on must be 'host' or 'device', got transform_on={spec.transform_on!r}.")
         if spec.transform is None:
             if spec.transform_on == "device":
                 raise DataError("transform must be given with transform_on='device', got transform=None.")
-            return None, None
-        return compose(spec.transform), DeviceTransform(spec.transform) if spec.transform_on == "device" else None
+            return None, None if source is None else DeviceTransform(None, source)
+        if spec.transform_on == "device":
+            return compose(spec.transform), DeviceTransform(spec.transform, source)
+        if source is not None:
+            raise DataError(
+                "transform_on must be 'device' for a source that is there, got transform_on='host'. Give the loader "
+                "the arrays of the host for transforms there."
+            )
+        return compose(spec.transform), None
 
     def _check_workers(self) -> None:
         workers = self._spec.workers
@@ -321,20 +329,7 @@ class Loader:
             self._placement.require_real_parts(len(self._source) % self._batch_size, self._padded_size)
         arrays = self._source.fields()
         if arrays is not None:
-            self._check_labels(arrays)
-
-    def _check_labels(self, fields: Arrays) -> None:
-        for name, count in self._spec.class_counts.items():
-            if name not in fields:
-                raise DataError(f"class_counts names the field {name!r}, but the source has {sorted(fields)}.")
-            labels = fields[name]
-            wrong = (labels != _IGNORED_LABEL) & ((labels < 0) | (labels >= count))
-            if wrong.any():
-                where = tuple(int(index) for index in np.argwhere(wrong)[0])
-                raise DataError(
-                    f"{name} must be in [0, {count}), got {name}={labels[where]} at index {list(where)}. "
-                    f"Fix the labels, or build the model for {int(labels.max()) + 1} classes."
-                )
+            require_labels(arrays, self._spec.class_counts)
 
 
 __all__ = ["WEIGHT", "Augment", "Loader", "LoaderSpec", "Placement", "TransformLike", "TransformOn", "padding_weights"]

@@ -7,15 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from crosstrain.data.draws import Draws
 from crosstrain.data.order import BatchRows, epoch_batches, pad_rows
 from crosstrain.data.placement import WEIGHT, LoaderSpec, Placement, require_some_weight
 from crosstrain.data.position import Position
 from crosstrain.data.sources import Arrays, Source, stack_examples
+from crosstrain.data.stacks import in_groups
 from crosstrain.data.stream import Stream
 from crosstrain.data.torch_loader import TorchLoader
 from crosstrain.data.transform import Context
 from crosstrain.data.workers import gathering
 from crosstrain.errors import DataError
+
+_DRAWN_AT_ONCE = 2**13
+"""Examples for which a transform's random numbers are drawn together."""
+_Part = tuple[np.ndarray, np.ndarray, Draws | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +67,15 @@ class LocalBatches:
             drop_last=self.spec.drop_last,
             first=start.batch,
         )
-        batches = self._weighed(batches, start)
-        local = (batch.local(self.placement.part, self.placement.parts) for batch in batches)
+        parts = self._parts(self._weighed(batches, start))
         with gathering(source, self.spec.workers) as gather:
-            fetched: Iterable[tuple[tuple[Arrays, Any], tuple[np.ndarray, np.ndarray]]]
+            fetched: Iterable[tuple[tuple[Arrays, Any], _Part]]
             if self.torch_loader:
-                parts = list(local)
-                fetched = zip(self.torch_loader.fetch((rows for rows, _ in parts), start), parts, strict=True)
+                known = list(parts)
+                fetched = zip(self.torch_loader.fetch((part[0] for part in known), start), known, strict=True)
             else:
-                fetched = (((gather(part[0]), None), part) for part in local)
-            for batch, ((fields, state), (rows, weights)) in enumerate(fetched, start.batch + 1):
+                fetched = (((gather(part[0]), None), part) for part in parts)
+            for batch, ((fields, state), (rows, weights, draws)) in enumerate(fetched, start.batch + 1):
                 context = partial(
                     Context,
                     seed=self.spec.seed,
@@ -78,8 +83,20 @@ class LocalBatches:
                     examples=rows,
                     example_count=len(source),
                     load=gather,
+                    draws=draws,
                 )
                 yield Local(fields, weights, context, Position(epoch=start.epoch, batch=batch, stream=state))
+
+    def _parts(self, batches: Iterator[BatchRows]) -> Iterator[_Part]:
+        """Rows and weights of this process's part of each, and what draws for them where there are transforms."""
+        local = (batch.local(self.placement.part, self.placement.parts) for batch in batches)
+        if self.spec.transform is None:
+            yield from ((rows, weights, None) for rows, weights in local)
+            return
+        size = (self.padded_size or self.batch_size) // self.placement.parts
+        for group in in_groups(local, max(1, _DRAWN_AT_ONCE // max(1, size))):
+            draws = Draws([rows for rows, _ in group])
+            yield from ((rows, weights, draws) for rows, weights in group)
 
     def _weighed(self, batches: Iterator[BatchRows], start: Position) -> Iterator[BatchRows]:
         """The batches of an epoch; one whose weights in the source are all 0 is refused on every process alike."""

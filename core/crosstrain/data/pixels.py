@@ -46,8 +46,8 @@ class Pixels(abc.ABC):
         """Along a new last dimension."""
 
     @abc.abstractmethod
-    def take(self, values: Any, positions: np.ndarray, axis: int) -> Any:
-        """The entries `positions` (one dimension) of an axis."""
+    def take(self, values: Any, positions: Any, axis: int) -> Any:
+        """The entries `positions` (one dimension, of the host or where `values` are) of an axis."""
 
     @abc.abstractmethod
     def gather(self, images: Any, lines: Any, columns: Any) -> Any:

@@ -13,9 +13,10 @@ from crosstrain.errors import DataError
 if TYPE_CHECKING:
     from crosstrain.data.device import Chain
 
-Augment = Callable[["Chain", dict[str, Any], dict[str, Any]], dict[str, Any]]
+Augment = Callable[["Chain", dict[str, Any], dict[str, Any], dict[str, Any]], dict[str, Any]]
 TransformOn = Literal["host", "device"]
 WEIGHT = "weight"
+_IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +48,7 @@ class Placement:
         wide_integers: whether integers wider than 32 bits stay as they are (torch's losses want them) or become int32.
         put: copies this process's part to its devices.
         put_stack: the same of several batches of one shape, (count, B, ...); None where nothing takes them at once.
-        augment: runs transforms there, on fields and on what was drawn for them.
+        augment: runs transforms there, on fields, what was drawn for them, and arrays of which fields say the rows.
     """
 
     part: int | tuple[int, ...]
@@ -144,16 +145,16 @@ class Placement:
                 f"{padded}. Use drop_last=True, or another batch_size."
             )
 
-    def require_device_transforms(self) -> None:
-        """Refuses transforms on devices that have parts of an example.
+    def require_whole_examples(self, what: str) -> None:
+        """Refuses what devices do to whole examples where they have parts of them.
 
         Raises:
-            DataError: says where they can run.
+            DataError: says what can be done.
         """
         if self.sequence_parts > 1:
             raise DataError(
-                f"transform_on must be 'host' where context splits examples, got transform_on='device' with "
-                f"context={self.sequence_parts}. Use transform_on='host'."
+                f"{what} must be left to the host where context splits examples, got context={self.sequence_parts}. "
+                "Use transform_on='host', and arrays of the host."
             )
 
     def _require_sequences(self, batch: Arrays) -> None:
@@ -190,6 +191,25 @@ class Placement:
                 f"field {name!r} must be numbers, got {values.dtype}. Encode it, or drop the field from the source."
             )
         return values
+
+
+def require_labels(fields: Mapping[str, np.ndarray], class_counts: Mapping[str, int]) -> None:
+    """Refuses labels outside [0, count), other than those that losses ignore.
+
+    Raises:
+        DataError: names the first.
+    """
+    for name, count in class_counts.items():
+        if name not in fields:
+            raise DataError(f"class_counts names the field {name!r}, but the source has {sorted(fields)}.")
+        labels = fields[name]
+        wrong = (labels != _IGNORED_LABEL) & ((labels < 0) | (labels >= count))
+        if wrong.any():
+            where = tuple(int(index) for index in np.argwhere(wrong)[0])
+            raise DataError(
+                f"{name} must be in [0, {count}), got {name}={labels[where]} at index {list(where)}. "
+                f"Fix the labels, or build the model for {int(labels.max()) + 1} classes."
+            )
 
 
 def require_weights(batch: Mapping[str, Any]) -> None:

@@ -59,7 +59,7 @@ class ArraySource(Source):
         """See `Source`."""
         return {name: np.asarray(values[rows]) for name, values in self._arrays.items()}
 
-    def fields(self) -> Arrays | None:
+    def fields(self) -> Arrays:
         """The arrays themselves."""
         return self._arrays
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from crosstrain.data.draws import Draws
 from crosstrain.data.sources import Arrays
 from crosstrain.errors import DataError
 from crosstrain.random import example_uniform
@@ -29,6 +30,7 @@ class Context:
         load: the examples of these indices as the transform would get them: gathered from the source, and through
             the transforms that come before it, with their own random numbers. None for an iterable.
         stream: what the random numbers are for; names the transform.
+        draws: gives the numbers of several batches at once; None draws those of this one.
     """
 
     seed: int
@@ -37,11 +39,13 @@ class Context:
     example_count: int | None = None
     load: Callable[[np.ndarray], Arrays] | None = None
     stream: str = ""
+    draws: Draws | None = None
 
     def uniform(self, count: int, name: str = "") -> np.ndarray:
         """Numbers in [0, 1), float64, shape (B, count), of (seed, epoch, example, transform, name)."""
         stream = f"{self.stream}/{name}" if name else self.stream
-        return example_uniform(self.seed, stream, self.epoch, self.examples, count)
+        draw = self.draws.uniform if self.draws is not None else example_uniform
+        return draw(self.seed, stream, self.epoch, self.examples, count)
 
     def partners(self) -> Arrays:
         """For every row another example, drawn uniformly from the whole source (an example may be its own partner).

@@ -114,7 +114,7 @@ def grain_loader(_: str) -> Block:
     return _endless(lambda: iter(data.to_iter_dataset()))
 
 
-def _crosstrain(engine: str, where: str) -> Block:
+def _crosstrain(engine: str, where: str, *, resident: bool = False) -> Block:
     import crosstrain as ct
 
     images, labels = _data()
@@ -122,7 +122,8 @@ def _crosstrain(engine: str, where: str) -> Block:
     change = ct.data.compose(
         ct.data.random_crop(PADDING), ct.data.flip(), ct.data.normalise(tuple(MEAN.tolist()), tuple(STD.tolist()))
     )
-    source = {"image": images, "label": labels}
+    source: Any = {"image": images, "label": labels}
+    source = accelerator.resident(source) if resident else source
     loader = accelerator.loader(source, batch_size=BATCH, shuffle=True, transform=change, transform_on=where)
     return _endless(lambda: iter(loader), lambda _: accelerator.synchronize())
 
@@ -137,6 +138,11 @@ def jax_device(_: str) -> Block:
     return _crosstrain("jax", "device")
 
 
+def jax_resident(_: str) -> Block:
+    """The images are on the device too."""
+    return _crosstrain("jax", "device", resident=True)
+
+
 def torch_host(_: str) -> Block:
     """crosstrain's transforms on the host."""
     return _crosstrain("torch", "host")
@@ -145,3 +151,8 @@ def torch_host(_: str) -> Block:
 def torch_device(_: str) -> Block:
     """crosstrain's transforms on the device."""
     return _crosstrain("torch", "device")
+
+
+def torch_resident(_: str) -> Block:
+    """The images are on the device too."""
+    return _crosstrain("torch", "device", resident=True)

@@ -129,8 +129,10 @@ LOADER = Workload(
         "loader, grain": "loaders:grain_loader",
         "loader, crosstrain, jax, on the host": "loaders:jax_host",
         "loader, crosstrain, jax, on the device": "loaders:jax_device",
+        "loader, crosstrain, jax, resident": "loaders:jax_resident",
         "loader, crosstrain, torch, on the host": "loaders:torch_host",
         "loader, crosstrain, torch, on the device": "loaders:torch_device",
+        "loader, crosstrain, torch, resident": "loaders:torch_resident",
     },
 )
 WORKLOADS = {"mlp": MLP, "resnet9": RESNET, "gpt": GPT, "loader": LOADER}
