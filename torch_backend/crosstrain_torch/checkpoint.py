@@ -66,6 +66,7 @@ class TorchWriter:
 
     def _write(self, copies: Tensors, folder: Path) -> None:
         with _own_errors(), _quiet():
+            # From one thread: torch 2.13 loses what goes wrong in any other, such as a disk that is full.
             dcp.save(dict(copies), checkpoint_id=folder, process_group=self._group, no_dist=self._group is None)
 
     def _copy_of(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
