@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,7 @@ LIBRARIES = ("jax", "flax", "optax", "torch", "keras", "accelerate", "lightning"
 
 @dataclass
 class Contestant:
-    """A process that waits to be asked."""
+    """A process that waits to be asked; until then all of it stands still, threads that read ahead too."""
 
     name: str
     process: subprocess.Popen[str]
@@ -36,11 +37,17 @@ class Contestant:
     def run(self, steps: int) -> None:
         """One block."""
         assert self.process.stdin is not None
+        self.signal(signal.SIGCONT)
         print(steps, file=self.process.stdin, flush=True)
         found = json.loads(self.line())
+        self.signal(signal.SIGSTOP)
         self.seconds.append(found["seconds"] / steps)
         self.losses.append(found["loss"])
         self.memory_mb = found["memory_mb"]
+
+    def signal(self, number: int) -> None:
+        """To the process and those that it has started."""
+        os.killpg(self.process.pid, number)
 
     def line(self) -> str:
         """What it prints next; a contestant that failed ends everything."""
@@ -62,20 +69,27 @@ def start(workload: str, name: str, place: str) -> Contestant:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         ),
     )
     contestant.line()
+    contestant.signal(signal.SIGSTOP)
     return contestant
 
 
 def measure(key: str, workload: Workload, rounds: int) -> list[Contestant]:
     """Everyone in turn, `rounds` times."""
-    contestants = [start(key, name, place) for name, place in workload.contestants.items()]
-    for _ in range(rounds):
+    contestants: list[Contestant] = []
+    try:
+        for name, place in workload.contestants.items():
+            contestants.append(start(key, name, place))
+        for _ in range(rounds):
+            for contestant in contestants:
+                contestant.run(workload.steps)
+    finally:
         for contestant in contestants:
-            contestant.run(workload.steps)
-    for contestant in contestants:
-        contestant.process.communicate()
+            contestant.signal(signal.SIGKILL)
+            contestant.process.wait()
     return contestants
 
 
