@@ -137,6 +137,15 @@ def test_a_batch_in_which_nothing_counts_is_refused(kind):
     assert len(list(make(source, batch_size=9, **spec))) == 1
 
 
+def test_batches_before_one_in_which_nothing_counts_are_given():
+    """Small batches are gathered several at once, and are handed out up to the one that is refused."""
+    source = {"x": np.arange(60.0), "weight": np.repeat([1.0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1], 5)}
+    found = []
+    with pytest.raises(ct.DataError, match="batch 5 of epoch 0 must hold an example"):
+        found.extend(make(source, batch_size=5))
+    np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in found]), np.arange(25.0))
+
+
 @pytest.mark.parametrize("process", [0, 1])
 def test_only_the_global_batch_has_to_weigh_something(process):
     """The first process's half weighs nothing, and neither process minds; both refuse a batch without any weight."""

@@ -142,7 +142,7 @@ class TorchAccelerator(Accelerator):
         return self.deepspeed is not None and self._group is not None
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        return self._put_whole({name: self.mesh.own_positions(values) for name, values in batch.items()})
+        return self._put_whole(self.mesh.own_positions(batch))
 
     def _put_whole(self, arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         tensors = {name: from_numpy(values) for name, values in arrays.items()}

@@ -156,12 +156,17 @@ class Mesh:
         mesh = self.along(axis)
         return 0 if mesh is None else mesh.get_local_rank()
 
-    def own_positions(self, values: np.ndarray) -> np.ndarray:
-        """Of a field of a batch, the part of its second dimension, if it has one, that this process holds."""
-        if self.sequence is None or values.ndim < 2:
-            return values
-        length = values.shape[1] // self.sequence.parts
-        return values[:, self.sequence.index * length : (self.sequence.index + 1) * length]
+    def own_positions(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Of each field of a batch, the part of its second dimension, if it has one, that this process holds."""
+        if self.sequence is None:
+            return batch
+        parts, index = self.sequence.parts, self.sequence.index
+
+        def own(values: np.ndarray) -> np.ndarray:
+            length = values.shape[1] // parts
+            return values[:, index * length : (index + 1) * length]
+
+        return {name: own(values) if values.ndim > 1 else values for name, values in batch.items()}
 
 
 def build_mesh(sizes: Mapping[str, int], world: dist.ProcessGroup | None, device: torch.device) -> Mesh:

@@ -7,6 +7,7 @@ import numpy as np
 from crosstrain.callbacks.base import Callback, Record, Run
 from crosstrain.errors import ConfigError
 from crosstrain.metrics import Metrics
+from crosstrain.optim import Hyper, OptimizerSpec
 from crosstrain.state import TrainState
 
 
@@ -16,19 +17,34 @@ class Recorder(Callback):
     The device is never waited for: metrics come with `on_log`.
 
     Attributes:
-        rates: learning rate of every step.
-        momenta: momentum, or first beta, of every step; 0 where the optimizer has none.
-        steps: optimizer steps that the state had taken after each of them.
         records: logged steps.
         evaluations: evaluations.
     """
 
     def __init__(self) -> None:
-        self.rates: list[float] = []
-        self.momenta: list[float] = []
-        self.steps: list[int] = []
         self.records: list[Record] = []
         self.evaluations: list[Record] = []
+        self._noted: list[tuple[OptimizerSpec, range]] = []
+        self._steps: list[int] = []
+        self._hyper: list[Hyper] = []
+
+    @property
+    def steps(self) -> list[int]:
+        """Optimizer steps that the state had taken after each of them."""
+        self._evaluate()
+        return self._steps
+
+    @property
+    def rates(self) -> list[float]:
+        """Learning rate of every step."""
+        self._evaluate()
+        return [each.rate for each in self._hyper]
+
+    @property
+    def momenta(self) -> list[float]:
+        """Momentum, or first beta, of every step; 0 where the optimizer has none."""
+        self._evaluate()
+        return [each.momentum for each in self._hyper]
 
     def on_step_end(self, run: Run, metrics: Metrics) -> None:
         """See `Callback`."""
@@ -36,11 +52,14 @@ class Recorder(Callback):
 
     def note(self, state: TrainState, steps: range) -> None:
         """Writes down the rates of optimizer steps, each by the number of steps before it, for a loop of one's own."""
-        for step in steps:
-            hyper = state.optimizer.hyper(step)
-            self.steps.append(step + 1)
-            self.rates.append(hyper.rate)
-            self.momenta.append(hyper.momentum)
+        self._noted.append((state.optimizer, steps))
+
+    def _evaluate(self) -> None:
+        """The schedules of noted steps, when somebody asks: in the loop they would cost as much as all else here."""
+        noted, self._noted = self._noted, []
+        for optimizer, steps in noted:
+            self._steps += [step + 1 for step in steps]
+            self._hyper += [optimizer.hyper(step) for step in steps]
 
     def on_log(self, run: Run, record: Record) -> None:
         """See `Callback`."""

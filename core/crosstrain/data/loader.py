@@ -74,6 +74,7 @@ class Loader:
             placement=placement,
             batch_size=self._batch_size,
             padded_size=self._padded_size,
+            burst=self._burst(1),
         )
 
     @property
@@ -213,9 +214,15 @@ class Loader:
         """Some ahead, each of `count` batches: small ones of arrays several at once, what takes time in a thread."""
         if self._arrays is None or self._spec.workers:
             return in_thread(placed, _LOOK_AHEAD)
+        return look_ahead(placed, _LOOK_AHEAD, self._burst(count))
+
+    def _burst(self, count: int) -> int:
+        """How many batches, or stacks of `count`, are made after one another; several only of arrays."""
+        if self._arrays is None or self._spec.workers:
+            return 1
         row = sum(values[:1].nbytes for values in self._arrays.values())
         size = count * row * self._batch_size // self._placement.parts
-        return look_ahead(placed, _LOOK_AHEAD, max(1, min(_BURST, _BURST_BYTES // max(1, size))))
+        return max(1, min(_BURST, _BURST_BYTES // max(1, size)))
 
     # From the source to this process's part of each batch.
 

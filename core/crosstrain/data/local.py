@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,10 +22,10 @@ from crosstrain.errors import DataError
 _DRAWN_AT_ONCE = 2**13
 """Examples for which a transform's random numbers are drawn together."""
 _Part = tuple[np.ndarray, np.ndarray, Draws | None]
+_Fetched = tuple[tuple[Arrays, Any], _Part]
 
 
-@dataclass(frozen=True, slots=True)
-class Local:
+class Local(NamedTuple):
     """This process's part of one global batch, and how to go on after it."""
 
     fields: Arrays
@@ -42,6 +42,7 @@ class LocalBatches:
         torch_loader: fetches the examples of `source`; None where it gathers them itself.
         batch_size: real examples in a full global batch.
         padded_size: rows of it after padding; None leaves the last batch short.
+        burst: how many batches are gathered at once.
     """
 
     source: Source | None
@@ -51,6 +52,7 @@ class LocalBatches:
     placement: Placement
     batch_size: int
     padded_size: int | None
+    burst: int = 1
 
     def __call__(self, start: Position) -> Iterator[Local]:
         """The batches of an epoch from `start` on, before transforms."""
@@ -69,12 +71,12 @@ class LocalBatches:
         )
         parts = self._parts(self._weighed(batches, start))
         with gathering(source, self.spec.workers) as gather:
-            fetched: Iterable[tuple[tuple[Arrays, Any], _Part]]
+            fetched: Iterable[_Fetched]
             if self.torch_loader:
                 known = list(parts)
                 fetched = zip(self.torch_loader.fetch((part[0] for part in known), start), known, strict=True)
             else:
-                fetched = (((gather(part[0]), None), part) for part in parts)
+                fetched = self._gathered(gather, parts)
             for batch, ((fields, state), (rows, weights, draws)) in enumerate(fetched, start.batch + 1):
                 context = partial(
                     Context,
@@ -98,15 +100,28 @@ class LocalBatches:
             draws = Draws([rows for rows, _ in group])
             yield from ((rows, weights, draws) for rows, weights in group)
 
+    def _gathered(self, gather: Callable[[np.ndarray], Arrays], parts: Iterator[_Part]) -> Iterator[_Fetched]:
+        """The examples of each part. One call for several small ones, which are then views of what it gave."""
+        if self.burst == 1:
+            yield from (((gather(part[0]), None), part) for part in parts)
+            return
+        for group in in_groups(parts, self.burst):
+            fields, start = gather(np.concatenate([rows for rows, _, _ in group])), 0
+            for part in group:
+                end = start + len(part[0])
+                yield ({name: values[start:end] for name, values in fields.items()}, None), part
+                start = end
+
     def _weighed(self, batches: Iterator[BatchRows], start: Position) -> Iterator[BatchRows]:
         """The batches of an epoch; one whose weights in the source are all 0 is refused on every process alike."""
         arrays = None if self.source is None or self.spec.transform else self.source.fields()
         weights = (arrays or {}).get(WEIGHT)
+        return batches if weights is None or np.ndim(weights) != 1 else self._some_weight(batches, weights, start)
+
+    def _some_weight(self, batches: Iterator[BatchRows], weights: np.ndarray, start: Position) -> Iterator[BatchRows]:
         for index, batch in enumerate(batches, start.batch):
-            if weights is not None and np.ndim(weights) == 1:
-                require_some_weight(
-                    np.asarray(weights[batch.rows[: batch.real]]), f"batch {index} of epoch {start.epoch}"
-                )
+            name = f"batch {index} of epoch {start.epoch}"
+            require_some_weight(np.asarray(weights[batch.rows[: batch.real]]), name)
             yield batch
 
     def _from_iterable(self, start: Position) -> Iterator[Local]:

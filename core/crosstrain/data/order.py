@@ -1,15 +1,15 @@
 """Which examples form which batch: a function of (seed, epoch) and sizes, the same on every process."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from crosstrain.random import permutation
 
 
-@dataclass(frozen=True, slots=True)
-class BatchRows:
+class BatchRows(NamedTuple):
     """The rows of one global batch.
 
     Attributes:
@@ -32,10 +32,12 @@ class BatchRows:
         return self.rows[places], weights[places]
 
 
+@lru_cache(maxsize=8)
 def padding_weights(size: int, real: int) -> np.ndarray:
-    """1 for the first `real` of `size` examples, 0 for the padding; float64, shape (size,)."""
+    """1 for the first `real` of `size` examples, 0 for the padding; float64, shape (size,), to be read only."""
     weights = np.ones(size)
     weights[real:] = 0.0
+    weights.setflags(write=False)
     return weights
 
 

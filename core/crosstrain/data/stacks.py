@@ -47,7 +47,19 @@ def stacked(batches: Sequence[Arrays]) -> Arrays | None:
 
 
 def in_groups(items: Iterable[T], count: int, limit: int | None = None) -> Iterator[list[T]]:
-    """`count` at a time, fewer at the end, which comes after `limit` of them at the latest."""
-    rest = islice(items, limit)
-    while group := list(islice(rest, count)):
-        yield group
+    """`count` at a time, fewer at the end, which comes after `limit` of them at the latest.
+
+    An exception comes after the items that were made before it.
+    """
+    rest, ended = islice(items, limit), False
+    while not ended:
+        group: list[T] = []
+        try:
+            group.extend(islice(rest, count))
+        except Exception:
+            if group:
+                yield group
+            raise
+        ended = len(group) < count
+        if group:
+            yield group
