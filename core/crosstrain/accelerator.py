@@ -68,9 +68,8 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         debug: processes agree on every batch before a step uses it, so that one that gives other shapes, or does
             something else, is named instead of waited for. Costs an exchange per step.
         deepspeed: ZeRO by DeepSpeed on the torch engine (`pip install 'crosstrain[deepspeed]'`).
-        compile_cache: where programs that took JAX over a second to compile, or that torch compiled, are kept for the
-            next start: True in the user's cache folder, or a folder; False leaves the framework's settings. A folder
-            that the framework was given goes first.
+        compile_cache: where compiled programs are kept for the next start: True in the user's cache folder, or a
+            folder; False leaves the framework's settings. A folder that the framework was given goes first.
         islands: each process trains alone, with a mesh of its own devices on its part of every batch; what brings them
             together is `ct.callbacks.OuterSteps`. Losses, snapshots and predictions are then those of the process.
 

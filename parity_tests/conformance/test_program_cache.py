@@ -27,9 +27,9 @@ print("found", events.count("cache_hits"), events.count("cache_misses"), jax.con
 
 
 def start(home: Path, given: str = "True", **settings: str) -> tuple[int, int, str]:
-    """Hits, misses and the folder of one process; JAX keeps what compiles fast, too."""
+    """Hits, misses and the folder of one process."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    env = own | {"XDG_CACHE_HOME": str(home), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", **settings}
+    env = own | {"XDG_CACHE_HOME": str(home), **settings}
     script = SCRIPT.format(root=str(ROOT), given=given)
     result = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -54,6 +54,8 @@ def test_users_decide_where_and_whether(tmp_path: Path) -> None:
     own, other = str(tmp_path / "own"), str(tmp_path / "other")
     assert start(tmp_path, JAX_COMPILATION_CACHE_DIR=own)[2] == own
     assert start(tmp_path, repr(other))[2] == str(Path(other) / "jax")
+    start(tmp_path / "large", JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1000")
+    assert not list((tmp_path / "large").rglob("*-cache")), "what JAX was told to keep"
     nowhere = tmp_path / "nowhere"
     assert start(nowhere, "False")[1:] == (0, "None")
     assert not nowhere.exists()

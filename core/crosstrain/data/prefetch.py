@@ -1,5 +1,6 @@
 """Keeps a few batches ahead of the step: in a thread where making a batch is slow, else by dispatching early."""
 
+import atexit
 import queue
 import sys
 import threading
@@ -45,7 +46,6 @@ def in_thread(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     An exception in the thread is raised here, in its place. The thread ends with the iteration, also when the
     consumer stops early.
     """
-    ending = sys.is_finalizing  # a module is no longer there when the interpreter ends
     ready: queue.Queue[Any] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
@@ -68,15 +68,23 @@ def in_thread(items: Iterable[T], depth: int) -> Generator[T, None, None]:
             offer(error)
 
     thread = threading.Thread(target=produce, name="crosstrain-prefetch", daemon=True)
+
+    def end() -> None:
+        stop.set()
+        thread.join()
+
+    # An iteration that is left open ends here: a thread in a framework's code aborts an interpreter that goes away.
+    atexit.register(end)
     thread.start()
+    gone = sys.is_finalizing  # a module is no longer there then
     try:
         while (item := ready.get()) is not _END:
             if isinstance(item, BaseException):
                 raise item
             yield item
     finally:
-        if not ending():  # then threads stand still, and the process takes them with it
-            stop.set()
-            thread.join()
+        if not gone():
+            end()
+            atexit.unregister(end)
             if isinstance(items, Generator):
                 items.close()  # what it holds (a pool of workers) ends with it, not when it is collected
