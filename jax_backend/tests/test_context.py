@@ -1,13 +1,10 @@
 """Sequences split over `context`: ring attention is attention, and a sequence may span processes."""
 
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from parity_tests import layouts
+from parity_tests import layouts, starting
 
 WORKER = Path(__file__).parent / "context_worker.py"
 BOUNDS = {"float64": 1e-14, "bfloat16": 2e-2}
@@ -21,21 +18,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
 
 
 def _run(folder: Path, processes: int) -> list[dict[str, np.ndarray]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(folder), str(processes), str(index), str(port)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(processes)
-    ]
-    for worker in workers:
-        output, _ = worker.communicate(timeout=420)
-        assert worker.returncode == 0, output
+    starting.run(*starting.one_by_one(processes, WORKER, folder))
     return [layouts.read(folder, index) for index in range(processes)]
 
 

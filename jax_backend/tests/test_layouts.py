@@ -1,13 +1,10 @@
 """The same losses on one device, on eight virtual devices, and on two processes with two devices each."""
 
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from parity_tests import layouts, refusals
+from parity_tests import layouts, refusals, starting
 
 WORKER = Path(__file__).parent / "worker.py"
 LAYOUTS = {"one device": (1, 1), "eight devices": (8, 1), "two processes": (2, 2)}
@@ -21,21 +18,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, n
 
 
 def _run(folder: Path, devices: int, processes: int) -> list[dict[str, np.ndarray]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(folder), str(devices), str(processes), str(index), str(port)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(processes)
-    ]
-    for worker in workers:
-        output, _ = worker.communicate(timeout=420)
-        assert worker.returncode == 0, output
+    starting.run(*starting.one_by_one(processes, WORKER, folder, devices))
     return [layouts.read(folder, index) for index in range(processes)]
 
 

@@ -1,13 +1,10 @@
 """Blocks as stages of a pipeline: what a device holds and sends, and that the numbers are those of one device."""
 
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from parity_tests import layouts
+from parity_tests import layouts, starting
 
 import crosstrain as ct
 
@@ -18,21 +15,7 @@ ACTIVATIONS = 16 * 16 * 64 * FLOAT
 
 
 def _run(folder: Path, what: str, processes: int = 1) -> list[dict[str, np.ndarray]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), what, str(folder), str(processes), str(index), str(port)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(processes)
-    ]
-    for worker in workers:
-        output, _ = worker.communicate(timeout=600)
-        assert worker.returncode == 0, output
+    starting.run(*starting.one_by_one(processes, WORKER, what, folder), timeout_s=600)
     return [layouts.read(folder, index) for index in range(processes)]
 
 

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 from sklearn.metrics import f1_score, top_k_accuracy_score
 
 import crosstrain as ct
+from parity_tests import starting
 from parity_tests.definitions import sharded_metrics
 from parity_tests.reference.more_losses import logsumexp
 
@@ -41,17 +40,16 @@ def test_scores_over_padded_batches_are_those_of_all_examples(backend: str, expe
 
 
 @pytest.mark.parametrize(
-    ("backend", "launcher", "devices"),
-    [("jax", [], 4), ("torch", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"], 2)],
+    ("backend", "processes", "devices"),
+    [("jax", 1, 4), ("torch", 2, 2)],
     ids=["four JAX devices", "two torch processes"],
 )
 def test_scores_over_sharded_batches_are_those_of_all_examples(
-    backend: str, launcher: list[str], devices: int, expected: dict[str, float], tmp_path: Path
+    backend: str, processes: int, devices: int, expected: dict[str, float], tmp_path: Path
 ) -> None:
-    command = [sys.executable, *launcher, sharded_metrics.__file__, backend, str(devices), str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    starting.run(starting.torchrun(processes, sharded_metrics.__file__, backend, devices, tmp_path))
     files = sorted(tmp_path.glob("*.json"))
-    assert len(files) == (devices if launcher else 1), result.stdout + result.stderr
+    assert len(files) == processes
     for file in files:
         assert json.loads(file.read_text()) == pytest.approx({"devices": devices, **expected}, rel=BOUND)
 

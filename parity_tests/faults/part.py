@@ -158,15 +158,15 @@ def error_of(attempt: Any) -> str:
 SCENARIOS = {function.__name__: function for function in (hand_over, save, resume, fail, leave)}
 
 
-def main(job: str, place: str | None = None) -> None:
+def main(job: str, *place: str) -> None:
     values = json.loads(job)
-    if place is not None:
+    if place:
         import jax
 
-        address, processes, index = place.split(",")
+        processes, index, port = map(int, place)
         jax.config.update("jax_num_cpu_devices", values["devices"])
-        if int(processes) > 1:
-            jax.distributed.initialize(address, int(processes), int(index))
+        if processes > 1:
+            jax.distributed.initialize(f"127.0.0.1:{port}", processes, index)
     folder = Path(values["folder"])
     found = SCENARIOS[values["scenario"]](values["backend"], folder, **values["options"])
     accelerator = ct.Accelerator(values["backend"], precision="fp64")

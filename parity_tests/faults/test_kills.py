@@ -5,11 +5,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from parity_tests import starting
 
 WORKER = Path(__file__).with_name("worker.py")
 EPOCHS = 3
@@ -17,8 +18,7 @@ STEPS = 13 * EPOCHS
 
 
 def start(backend: str, folder: Path, processes: int = 1) -> subprocess.Popen[bytes]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launcher, str(WORKER), backend, str(folder / "run"), str(folder / "log"), str(EPOCHS)]
+    command = starting.torchrun(processes, WORKER, backend, folder / "run", folder / "log", EPOCHS)
     with (folder / "output").open("ab") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
 

@@ -1,13 +1,11 @@
 """Starts the processes of a mesh and reads what they left."""
 
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from parity_tests import layouts
+from parity_tests import layouts, starting
 from parity_tests.meshes import cases
 
 ROOT = Path(__file__).parents[2]
@@ -41,10 +39,8 @@ def start(module: str, arguments: Sequence[str], processes: int, timeout_s: floa
     Raises:
         AssertionError: a process failed; has its output.
     """
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", f"{__package__}.{module}", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, cwd=ROOT)
-    assert result.returncode == 0, result.stdout + result.stderr
+    command = starting.torchrun(processes, "-m", f"{__package__}.{module}", *arguments)
+    starting.run(command, timeout_s=timeout_s, cwd=ROOT)
 
 
 def _by_run(results: Mapping[str, np.ndarray]) -> Results:

@@ -1,8 +1,5 @@
 """Islands that train alone and meet in outer steps: two processes against the same written out in NumPy."""
 
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +7,7 @@ import pytest
 
 import crosstrain as ct
 from crosstrain.data.order import epoch_batches
-from parity_tests import layouts
+from parity_tests import layouts, starting
 from parity_tests.meshes import islands, launching
 
 BOUND = 1e-12
@@ -28,27 +25,8 @@ def _run(backend: str, folder: Path) -> Islands:
     if backend == "torch":
         launching.start("islands", ["torch", str(folder)], islands.ISLANDS)
     else:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, "-m", "parity_tests.meshes.islands", "jax", str(folder), str(islands.ISLANDS)]
-        workers = [
-            subprocess.Popen(
-                [*command, str(index), str(port)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                cwd=launching.ROOT,
-            )
-            for index in range(islands.ISLANDS)
-        ]
-        try:
-            for worker in workers:
-                output, _ = worker.communicate(timeout=420)
-                assert worker.returncode == 0, output
-        finally:
-            for worker in workers:
-                worker.kill()
+        command = ["-m", "parity_tests.meshes.islands", "jax", folder]
+        starting.run(*starting.one_by_one(islands.ISLANDS, *command), cwd=launching.ROOT)
     found: Islands = []
     for index in range(islands.ISLANDS):
         of_run: dict[str, dict[str, np.ndarray]] = {}

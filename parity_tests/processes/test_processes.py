@@ -2,9 +2,6 @@
 
 import itertools
 import json
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from crosstrain.data.loader import Loader, LoaderSpec, Placement
 from crosstrain.data.order import epoch_batches
 from crosstrain.exchange import Call, disagreement
 from crosstrain.processes import local_index
+from parity_tests import starting
 
 from . import scenarios
 
@@ -28,32 +26,13 @@ def launch(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """The engine, and what each process wrote. Every check runs in this one launch: starting takes longest."""
     backend, processes = request.param
     folder = tmp_path_factory.mktemp("processes")
-    start = _torchrun if backend == "torch" else _jax
-    workers = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for command in start(folder, processes)
-    ]
-    try:
-        for worker in workers:
-            output, _ = worker.communicate(timeout=180)
-            assert worker.returncode == 0, output
-    finally:
-        for worker in workers:
-            worker.kill()
+    command = WORKER, backend, folder
+    if backend == "torch":
+        commands = [starting.torchrun(processes, *command)]
+    else:
+        commands = starting.one_by_one(processes, *command)
+    starting.run(*commands, timeout_s=180)
     return backend, [json.loads((folder / f"{index}.json").read_text()) for index in range(processes)]
-
-
-def _torchrun(folder: Path, processes: int) -> list[list[str]]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [[sys.executable, *launcher, str(WORKER), "torch", str(folder)]]
-
-
-def _jax(folder: Path, processes: int) -> list[list[str]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    places = ([str(processes), str(index), str(port)] for index in range(processes))
-    return [[sys.executable, str(WORKER), "jax", str(folder), *place] for place in places]
 
 
 def test_every_process_knows_its_place(launch: Any) -> None:

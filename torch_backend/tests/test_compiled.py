@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from parity_tests import starting
 from parity_tests.conformance.tasks import DROPOUT_MLP, GPT, MLP, RESNET9, images, loss_fn, prepared, tokens, worst
 
 import crosstrain as ct
@@ -211,9 +212,7 @@ def test_what_cannot_be_compiled_is_refused() -> None:
 @pytest.mark.slow
 def test_two_processes_compile_the_model(tmp_path: Path) -> None:
     worker = Path(__file__).parent / "compiled_worker.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(worker)]
-    result = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=600, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    starting.run(starting.torchrun(2, worker, tmp_path), timeout_s=600)
     found = np.load(tmp_path / "found.npz")
     np.testing.assert_allclose(found["model"], found["False"], rtol=BOUND)
     assert "compile must be False or 'model' in several processes, got compile='step' with data=2" in str(

@@ -1,12 +1,10 @@
 """The same losses in one process and in two that torchrun starts, with DDP over gloo."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from parity_tests import layouts, refusals
+from parity_tests import layouts, refusals, starting
 
 WORKER = Path(__file__).parent / "worker.py"
 BOUND = 1e-12
@@ -19,11 +17,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, n
 
 
 def _run(folder: Path, processes: int) -> list[dict[str, np.ndarray]]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    result = subprocess.run(
-        [sys.executable, *launcher, str(WORKER), str(folder)], capture_output=True, text=True, timeout=420, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    starting.run(starting.torchrun(processes, WORKER, folder))
     return [layouts.read(folder, index) for index in range(processes)]
 
 

@@ -1,14 +1,12 @@
 """Meshes of the torch engine: which layers are split how, models made by functions, bfloat16, and what is refused."""
 
-import subprocess
-import sys
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pytest
 import torch
-from parity_tests import layouts
+from parity_tests import layouts, starting
 from parity_tests.meshes import cases, own_torch
 from parity_tests.meshes.odd_torch import odd
 from torch import nn
@@ -113,9 +111,7 @@ def test_a_function_makes_the_model_without_memory() -> None:
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
     folder = tmp_path_factory.mktemp("meshes")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(WORKER)]
-    result = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=420, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    starting.run(starting.torchrun(2, WORKER, folder))
     return [layouts.read(folder, index) for index in range(2)]
 
 

@@ -1,12 +1,10 @@
 """A pipeline of two stages on torch: what each holds, loss functions that draw, bfloat16, and what is refused."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from parity_tests import layouts
+from parity_tests import layouts, starting
 from parity_tests.meshes.odd_torch import noisy
 
 import crosstrain as ct
@@ -20,10 +18,7 @@ WORKER = Path(__file__).parent / "pipeline_worker.py"
 def stages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
     """What every process found."""
     folder, count = tmp_path_factory.mktemp("pipeline"), 2 * request.param
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", str(WORKER)]
-    arguments = [str(folder), str(request.param)]
-    result = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    starting.run(starting.torchrun(count, WORKER, folder, request.param))
     return [layouts.read(folder, index) for index in range(count)]
 
 

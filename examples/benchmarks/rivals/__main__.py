@@ -111,11 +111,14 @@ def table(workload: Workload, contestants: list[Contestant]) -> Iterator[str]:
     yield ""
 
 
-def write(text: str) -> None:
-    """Puts the tables into the page."""
+def write(machine: str, tables: dict[str, str]) -> None:
+    """Puts tables, by their titles, into the page; those of other workloads stay."""
     page = PAGE.read_text()
     head, tail = page[: page.index(BEGIN) + len(BEGIN)], page[page.index(END) :]
-    PAGE.write_text(f"{head}\n\n{text}\n{tail}")
+    old = page[len(head) : -len(tail)].split("\n### ")[1:]
+    kept = {part.split("\n")[0]: f"### {part.strip()}\n" for part in old}
+    found = [tables.get(each.title) or kept.get(each.title, "") for each in WORKLOADS.values()]
+    PAGE.write_text("\n".join([f"{head}\n", machine, *filter(None, found)]) + f"\n{tail}")
 
 
 def main(workloads: list[str] = list(WORKLOADS), rounds: int = 7, save: bool = True) -> None:  # noqa: B006
@@ -127,12 +130,14 @@ def main(workloads: list[str] = list(WORKLOADS), rounds: int = 7, save: bool = T
         save: write docs/benchmarks.md.
     """
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    lines = [f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}, {versions}.\n"]
+    machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}, {versions}.\n"
+    tables: dict[str, str] = {}
     for key in workloads:
-        lines += table(WORKLOADS[key], measure(key, WORKLOADS[key], rounds))
-        print(*lines[-len(WORKLOADS[key].contestants) - 4 :], sep="\n", flush=True)
+        workload = WORKLOADS[key]
+        tables[workload.title] = "\n".join(table(workload, measure(key, workload, rounds * workload.turns)))
+        print(tables[workload.title], flush=True)
     if save:
-        write("\n".join(lines))
+        write(machine, tables)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ class Workload:
         title: of its table.
         unit: in which a step is told.
         steps: of one measured block.
+        turns: blocks in a round; more where a block is so short that the processor's speed changes in between.
         batch: examples.
         fields: name of the model's input, and shape of one example.
         classes: number of labels; one for each example, or for each token.
@@ -33,6 +34,7 @@ class Workload:
     shape: tuple[int, ...]
     classes: int
     contestants: dict[str, str]
+    turns: int = 1
 
     @property
     def is_text(self) -> bool:
@@ -53,6 +55,7 @@ class Workload:
 
 MLP = Workload(
     title="W1: MLP 64-128-10, batch 32, AdamW",
+    turns=3,
     unit="us",
     steps=1920,
     batch=32,
