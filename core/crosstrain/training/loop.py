@@ -81,7 +81,8 @@ class Loop:
                 self._emit("on_step_begin", batches[0])
             metrics = self._take(batches)
             # The values of the call before are read now, while the device is busy with this one.
-            self._flush()
+            if self._pending:
+                self._flush()
             for step, each in zip(run.taken, metrics, strict=True):
                 run.step += 1
                 if run.step % self._log_every == 0 or run.step == run.total_steps:
