@@ -26,6 +26,11 @@ def one_by_one(processes: int, *arguments: object) -> list[list[str]]:
     return [[*command, str(processes), str(index), str(port)] for index in range(processes)]
 
 
+def commands(backend: str, processes: int, *arguments: object) -> list[list[str]]:
+    """What starts so many processes of an engine; JAX's are told where they meet."""
+    return {"torch": lambda *job: [torchrun(*job)], "jax": one_by_one}[backend](processes, *arguments)
+
+
 def run(*commands: Sequence[str], timeout_s: float = 420, cwd: Path | None = None) -> None:
     """Runs commands beside each other, and leaves no process of theirs.
 

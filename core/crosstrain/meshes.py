@@ -71,7 +71,7 @@ class Meshes:
         placement = self._placement()
         placement.require_whole_examples("examples")
         arrays = as_arrays(source)
-        fields = {name: values for name, values in arrays.fields().items() if values.ndim > 1}
+        fields = {name: values for name, values in arrays.items() if values.ndim > 1}
         return Resident(arrays, self, self._put_whole(placement.convert(fields)))
 
     def _stack_placer(self) -> Callable[[dict[str, np.ndarray]], dict[str, Any]] | None:

@@ -24,22 +24,28 @@ def loss_fn(model, batch, ops):
     return ops.cross_entropy(model(batch["image"]), batch["label"])
 
 
-def rival(backend, state):
+def dcp_save(state):
     """Begins a save to a folder, and what waits for it."""
-    if backend == "torch":
-        import torch.distributed.checkpoint as dcp
+    import torch.distributed.checkpoint as dcp
 
-        changing, steady = state.tensors()
-        saves = []
+    changing, steady = state.tensors()
+    saves = []
 
-        def start(folder):
-            saves.append(dcp.async_save(changing | steady, checkpoint_id=folder, no_dist=True))
+    def start(folder):
+        saves.append(dcp.async_save(changing | steady, checkpoint_id=folder, no_dist=True))
 
-        return start, lambda: saves.pop().result()
+    return start, lambda: saves.pop().result()
+
+
+def orbax_save(state):
+    """See `dcp_save`."""
     import orbax.checkpoint as ocp
 
     checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
     return lambda folder: checkpointer.save(folder, state.arrays()), checkpointer.wait_until_finished
+
+
+RIVALS = {"jax": orbax_save, "torch": dcp_save}
 
 
 def own(accelerator, state, root):
@@ -91,7 +97,7 @@ def main():
         warnings.simplefilter("ignore")
         root = Path(folder)
         ours = measure("crosstrain", *own(accelerator, state, root / "own"), step, root)
-        theirs = measure("rival", *rival(args.backend, state), step, root)
+        theirs = measure("rival", *RIVALS[args.backend](state), step, root)
     print(f"rival / crosstrain: {theirs / max(ours, 1e-3):.1f}")
 
 

@@ -58,29 +58,31 @@ def check_mixed_loss(names, backend):
     def loss_fn(model, batch, ops):
         return ops.kl_div(batch["log_target"], model(batch["image"]))
 
-    state = accelerator.prepare(constant_model(logits, backend), ct.sgd(0.1))
+    state = accelerator.prepare(CONSTANT[backend](logits), ct.sgd(0.1))
     metrics, gradients = accelerator.value_and_grad(loss_fn)(state, batch)
     assert metrics["loss"] == pytest.approx(expected.mean(), rel=1e-5)
     (gradient,) = gradients.to_host().values()
     np.testing.assert_allclose(gradient, (np.exp(log_q) - target) / 4, atol=1e-6)
 
 
-def constant_model(logits, backend):
-    if backend == "jax":
-        import jax.numpy as jnp
-        from flax import nnx
+def constant_of_jax(logits):
+    import jax.numpy as jnp
+    from flax import nnx
 
-        class Constant(nnx.Module):
-            def __init__(self):
-                self.logits = nnx.Param(jnp.asarray(logits))
+    class Constant(nnx.Module):
+        def __init__(self):
+            self.logits = nnx.Param(jnp.asarray(logits))
 
-            def __call__(self, image):
-                return self.logits[...]
+        def __call__(self, image):
+            return self.logits[...]
 
-        return Constant()
+    return Constant()
+
+
+def constant_of_torch(logits):
     import torch
 
-    class ConstantModule(torch.nn.Module):
+    class Constant(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.logits = torch.nn.Parameter(torch.from_numpy(logits))
@@ -88,4 +90,7 @@ def constant_model(logits, backend):
         def forward(self, image):
             return self.logits
 
-    return ConstantModule()
+    return Constant()
+
+
+CONSTANT = {"jax": constant_of_jax, "torch": constant_of_torch}

@@ -14,10 +14,5 @@ TIMEOUT_S = 150
 def launch(backend: str, scenario: str, folder: Path, *, processes: int, devices: int = 1, **options: Any) -> list[Any]:
     """What each process of a part returned; `options` are the scenario's, and `devices` those of each JAX process."""
     job = {"backend": backend, "scenario": scenario, "folder": str(folder), "devices": devices, "options": options}
-    command = WORKER, json.dumps(job)
-    if backend == "torch":
-        commands = [starting.torchrun(processes, *command)]
-    else:
-        commands = starting.one_by_one(processes, *command)
-    starting.run(*commands, timeout_s=TIMEOUT_S)
+    starting.run(*starting.commands(backend, processes, WORKER, json.dumps(job)), timeout_s=TIMEOUT_S)
     return [json.loads((folder / f"{scenario}-{index}.json").read_text()) for index in range(processes)]

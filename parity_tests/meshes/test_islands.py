@@ -22,11 +22,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Islands]:
 
 
 def _run(backend: str, folder: Path) -> Islands:
-    if backend == "torch":
-        launching.start("islands", ["torch", str(folder)], islands.ISLANDS)
-    else:
-        command = ["-m", "parity_tests.meshes.islands", "jax", folder]
-        starting.run(*starting.one_by_one(islands.ISLANDS, *command), cwd=launching.ROOT)
+    command = ["-m", islands.__name__, backend, folder]
+    starting.run(*starting.commands(backend, islands.ISLANDS, *command), cwd=launching.ROOT)
     found: Islands = []
     for index in range(islands.ISLANDS):
         of_run: dict[str, dict[str, np.ndarray]] = {}

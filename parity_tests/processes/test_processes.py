@@ -26,12 +26,7 @@ def launch(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """The engine, and what each process wrote. Every check runs in this one launch: starting takes longest."""
     backend, processes = request.param
     folder = tmp_path_factory.mktemp("processes")
-    command = WORKER, backend, folder
-    if backend == "torch":
-        commands = [starting.torchrun(processes, *command)]
-    else:
-        commands = starting.one_by_one(processes, *command)
-    starting.run(*commands, timeout_s=180)
+    starting.run(*starting.commands(backend, processes, WORKER, backend, folder), timeout_s=180)
     return backend, [json.loads((folder / f"{index}.json").read_text()) for index in range(processes)]
 
 
