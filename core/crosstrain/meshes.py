@@ -78,6 +78,10 @@ class Meshes:
         """What places several batches of one shape, (count, B, ...), for one call that takes them; None for none."""
         return None
 
+    def _apart_placer(self) -> Callable[[dict[str, np.ndarray]], list[dict[str, Any]]] | None:
+        """What places them as batches of their own, with less work than one after the other; None for none."""
+        return None
+
     @property
     def _loaded_part(self) -> tuple[tuple[int, ...], int]:
         """Which parts of a batch this process loads, of how many; to an island what it loads is the whole."""
@@ -95,6 +99,7 @@ class Meshes:
             wide_integers=self._wide_integers,
             put=self._put,
             put_stack=self._stack_placer(),
+            put_apart=self._apart_placer(),
             augment=self._augment,
         )
 

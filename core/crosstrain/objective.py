@@ -59,12 +59,12 @@ def _as_loss(name: str, value: Any, examples: int, padded: bool) -> Loss:
 
 
 def _require_scalar(name: str, value: Any) -> None:
-    if isinstance(value, numbers.Real):
-        return
     shape = getattr(value, "shape", None)
     if shape is None:
+        if isinstance(value, numbers.Real):
+            return
         raise LossError(f"{name} must be a scalar array, got {type(value).__name__}. Return a mean or a Loss.")
-    if tuple(shape):
+    if shape:
         raise LossError(
             f"{name} must be a scalar, got shape {tuple(shape)}. "
             "Take its mean, or ops.mean(values) to weigh padded examples."

@@ -156,6 +156,9 @@ class JaxAccelerator(Accelerator):
     def _stack_placer(self) -> Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]:
         return self._place.stack
 
+    def _apart_placer(self) -> Callable[[dict[str, np.ndarray]], list[dict[str, jax.Array]]]:
+        return self._place.apart
+
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
         return step.TrainRun(loss_fn, options, self._runtime)
 

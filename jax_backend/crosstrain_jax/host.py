@@ -71,6 +71,7 @@ class Placer:
             # is longer than a small step, and large ones in twice; what it only passes on is not computed.
             sharding = batch_sharding(mesh)
             self._call = jax.jit(lambda batch: batch, in_shardings=sharding, out_shardings=sharding)
+            self._unstack = jax.jit(_unstack, in_shardings=sharding, out_shardings=sharding)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """The same fields, (B, ...), on the devices."""
@@ -81,6 +82,13 @@ class Placer:
         """The same of several batches, (count, B, ...)."""
         with scope(self._precision):
             return self._put(batches, 1)
+
+    def apart(self, batches: dict[str, np.ndarray]) -> list[dict[str, jax.Array]]:
+        """The same as batches of their own; small ones in one call."""
+        if self._call is None or sum(values.nbytes for values in batches.values()) > _SMALL:
+            return [self(dict(zip(batches, row, strict=True))) for row in zip(*batches.values(), strict=True)]
+        with scope(self._precision):
+            return self._unstack(batches)
 
     def whole(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Any arrays, whole on every device."""
@@ -111,3 +119,8 @@ class Placer:
             return values[*index[:dimension], start : start + high - low, *index[dimension + 1 :]]
 
         return jax.make_array_from_callback(tuple(shape), sharding, local)
+
+
+def _unstack(batches: dict[str, jax.Array]) -> list[dict[str, jax.Array]]:
+    rows = zip(*(jnp.unstack(values) for values in batches.values()), strict=True)
+    return [dict(zip(batches, row, strict=True)) for row in rows]

@@ -21,7 +21,7 @@ from crosstrain.sharding import PIPELINE_AXIS, SEQUENCE_AXIS, plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, Remat, RunStep, StepOptions, require_remat
 from crosstrain_torch import capture, compiled, evaluation, memory, models, naming, profiler, sharding, step
 from crosstrain_torch.collectives import all_gather
-from crosstrain_torch.host import copy_beside, from_numpy, to_numpy
+from crosstrain_torch.host import copy_beside, from_numpy, tensors_of, to_numpy
 from crosstrain_torch.pixels import Augment
 from crosstrain_torch.precision import param_dtype
 from crosstrain_torch.program_cache import keep_programs
@@ -147,6 +147,9 @@ class TorchAccelerator(Accelerator):
     def _put_whole(self, arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         tensors = {name: from_numpy(values) for name, values in arrays.items()}
         return tensors if self.device.type == "cpu" else copy_beside(tensors, self.device)
+
+    def _apart_placer(self) -> Callable[[dict[str, np.ndarray]], list[dict[str, torch.Tensor]]] | None:
+        return None if self.mesh.sequence is not None or self.device.type != "cpu" else tensors_of
 
     def _train_step(self, loss_fn: LossFn, options: StepOptions) -> RunStep:
         if self._splits_by_zero():

@@ -42,8 +42,18 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 def from_numpy(values: np.ndarray) -> torch.Tensor:
     """The array as a tensor: the same memory where torch takes it, which is writable and in order."""
+    return torch.from_numpy(_usable(values))
+
+
+def _usable(values: np.ndarray) -> np.ndarray:
     fits = values.flags.c_contiguous and values.flags.writeable
-    return torch.from_numpy(values if fits else np.require(values, requirements=["C", "W"]))
+    return values if fits else np.require(values, requirements=["C", "W"])
+
+
+def tensors_of(batches: Mapping[str, np.ndarray]) -> list[dict[str, torch.Tensor]]:
+    """The rows of arrays of shape (count, B, ...), each a dict of tensors in the same memory."""
+    rows = zip(*(map(torch.from_numpy, _usable(values)) for values in batches.values()), strict=True)
+    return [dict(zip(batches, row, strict=True)) for row in rows]
 
 
 @functools.cache

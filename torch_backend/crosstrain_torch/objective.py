@@ -39,7 +39,7 @@ def read_losses(result: Any, batch: Batch, examples: int) -> Outputs:
 def detach(outputs: Outputs) -> Outputs:
     """Without their gradients."""
     return {
-        name: Loss(*(part.detach() if torch.is_tensor(part) else part for part in loss))
+        name: Loss(*(part.detach() if torch.is_tensor(part) and part.requires_grad else part for part in loss))
         for name, loss in outputs.items()
     }
 

@@ -89,7 +89,7 @@ class TorchOps(Ops):
         if self.example_weight is not None or ignore_index >= 0:
             return super()._mean_accuracy(logits, labels, ignore_index)
         # No class is negative, so ignored labels are never right.
-        right = (logits.argmax(dim=-1) == labels).sum(dtype=torch.float32)
+        right = (logits.argmax(dim=-1) == labels).count_nonzero()
         return Loss(right, self._count(labels, ignore_index, torch.float32))
 
     def _accuracy(

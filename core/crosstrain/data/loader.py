@@ -4,8 +4,9 @@ from collections.abc import Generator, Iterator, Sequence, Sized
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar, get_args
 
+from crosstrain.data.bursts import Bursts
 from crosstrain.data.device import DeviceTransform
-from crosstrain.data.local import Local, LocalBatches
+from crosstrain.data.local import LocalBatches
 from crosstrain.data.order import batch_count, padding_weights
 from crosstrain.data.placement import (
     WEIGHT,
@@ -14,13 +15,12 @@ from crosstrain.data.placement import (
     Placement,
     TransformOn,
     require_labels,
-    require_weights,
 )
 from crosstrain.data.position import Position, dump, parse
 from crosstrain.data.prefetch import in_thread, look_ahead
 from crosstrain.data.resident import Resident, Rows
-from crosstrain.data.sources import Arrays, Source, as_source
-from crosstrain.data.stacks import Stack, in_groups, stacked
+from crosstrain.data.singly import Singly
+from crosstrain.data.sources import Source, as_source
 from crosstrain.data.stream import Stream
 from crosstrain.data.torch_loader import TorchLoader, TorchStream
 from crosstrain.data.transform import Compose, TransformLike, compose
@@ -61,21 +61,9 @@ class Loader:
         self._batch_size = self._check_batch_size(spec.batch_size)
         self._padded_size = self._choose_padded_size()
         self._check_source()
-        self._is_weighed = self._weighs()
         self._arrays = None if self._source is None or self._transform else self._source.fields()
         """What batches are gathered from as they are; None where making one is more than that."""
-        self._is_plain = self._arrays is not None and WEIGHT not in self._arrays and placement.takes(self._arrays)
-        """Whether every batch of the source may go to the devices as it is."""
-        self._local = LocalBatches(
-            source=Rows(resident, self._on_device.held) if resident and self._on_device else self._source,
-            stream=self._stream,
-            torch_loader=self._torch_loader,
-            spec=self._spec,
-            placement=placement,
-            batch_size=self._batch_size,
-            padded_size=self._padded_size,
-            burst=self._burst(1),
-        )
+        self._made = self._make(resident)
 
     @property
     def batch_size(self) -> int:
@@ -109,7 +97,7 @@ class Loader:
         return batch_count(self.example_count, self._batch_size, self._spec.drop_last)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self._hand_out(self._placed(self._begin()), self._iteration)
+        return self._hand_out(self._made.batches(self._begin(), self._burst(1)), self._iteration)
 
     def stacks(self, count: int, limit: int | None = None) -> Iterator[Sequence[dict[str, Any]]]:
         """The batches of an iteration, `count` at a time, for `TrainStep.many`; fewer at the end of the epoch.
@@ -124,7 +112,7 @@ class Loader:
             DataError: `count` is below 1.
         """
         require_count("count", count, DataError)
-        return self._hand_out(self._placed_stacks(self._begin(), count, limit), self._iteration, count, limit)
+        return self._hand_out(self._made.stacks(self._begin(), count, limit), self._iteration, count, limit)
 
     def _begin(self) -> Position:
         """Where a new iteration starts."""
@@ -224,50 +212,36 @@ class Loader:
         size = count * row * self._batch_size // self._placement.parts
         return max(1, min(_BURST, _BURST_BYTES // max(1, size)))
 
-    # From the source to this process's part of each batch.
+    # How batches are made.
 
-    def _placed(self, start: Position) -> Iterator[tuple[dict[str, Any], Position]]:
-        for local in self._local(start):
-            yield self._put(local), local.after
-
-    def _placed_stacks(
-        self, start: Position, count: int, limit: int | None
-    ) -> Iterator[tuple[Sequence[dict[str, Any]], Position]]:
-        put = self._placement.put_stack
-        for group in in_groups(self._local(start), count, limit):
-            batches: Sequence[dict[str, Any]] | None = None
-            if put is not None and self._on_device is None and len(group) == count > 1:
-                fields = stacked([self._on_host(local) for local in group])
-                batches = None if fields is None else Stack(put(fields), count)
-            yield batches or [self._put(local) for local in group], group[-1].after
-
-    def _on_host(self, local: Local) -> Arrays:
-        fields = self._transform.apply(local.fields, local.context()) if self._transform else local.fields
-        return self._finish(fields, local)
-
-    def _put(self, local: Local) -> dict[str, Any]:
-        if self._on_device is None:
-            return self._placement.put(self._on_host(local))
-        context = local.context()
-        fields, drawn = self._on_device.draw(local.fields, context)
-        chain = self._on_device.chain(context.epoch, self._placement.float_dtype)
-        put, augment = self._placement.put, self._placement.augment
-        assert augment is not None
-        placed = put(self._finish(fields, local)), put(self._placement.convert(drawn))
-        return augment(chain, *placed, self._on_device.held)
-
-    def _finish(self, batch: Arrays, local: Local) -> Arrays:
-        if self._is_plain:
-            if not self._is_weighed:
-                return batch
-            return {**batch, WEIGHT: local.weights.astype(self._placement.float_dtype)}
-        if self._source is None or self._source.fields() is None:
-            require_labels(local.fields, self._spec.class_counts)
-        require_weights(batch)
-        if self._is_weighed:
-            batch = {**batch, WEIGHT: batch[WEIGHT] * local.weights if WEIGHT in batch else local.weights}
-        self._placement.require_some_weight(batch, "a batch")
-        return self._placement.convert(batch)
+    def _make(self, resident: Resident | None) -> Singly | Bursts:
+        arrays, source, placement = self._arrays, self._source, self._placement
+        local = LocalBatches(
+            source=Rows(resident, self._on_device.held) if resident and self._on_device else source,
+            stream=self._stream,
+            torch_loader=self._torch_loader,
+            spec=self._spec,
+            placement=placement,
+            batch_size=self._batch_size,
+            padded_size=self._padded_size,
+        )
+        alone = self._on_device or self._spec.workers
+        if source is not None and arrays is not None and WEIGHT not in arrays and not alone:
+            return Bursts(
+                source=source,
+                rows=local.rows,
+                placement=placement,
+                weighs=self._weighs(),
+                converts=not placement.takes(arrays),
+            )
+        return Singly(
+            local=local,
+            placement=placement,
+            transform=self._transform,
+            on_device=self._on_device,
+            weighs=self._weighs(),
+            class_counts=self._spec.class_counts if source is None or source.fields() is None else {},
+        )
 
     def _weighs(self) -> bool:
         """Whether batches carry weights: only where some batch may be padded, and then all do, in one structure."""

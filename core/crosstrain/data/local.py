@@ -42,7 +42,6 @@ class LocalBatches:
         torch_loader: fetches the examples of `source`; None where it gathers them itself.
         batch_size: real examples in a full global batch.
         padded_size: rows of it after padding; None leaves the last batch short.
-        burst: how many batches are gathered at once.
     """
 
     source: Source | None
@@ -52,31 +51,36 @@ class LocalBatches:
     placement: Placement
     batch_size: int
     padded_size: int | None
-    burst: int = 1
 
     def __call__(self, start: Position) -> Iterator[Local]:
         """The batches of an epoch from `start` on, before transforms."""
         return self._from_iterable(start) if self.source is None else self._from_source(start)
 
-    def _from_source(self, start: Position) -> Iterator[Local]:
-        source = self.source
-        assert source is not None
+    def rows(self, start: Position) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Which examples of the source this process has of each batch, and their weights."""
+        assert self.source is not None
         batches = epoch_batches(
-            len(source),
+            len(self.source),
             self.batch_size,
             self.padded_size,
             order=(self.spec.seed, start.epoch) if self.spec.shuffle else None,
             drop_last=self.spec.drop_last,
             first=start.batch,
         )
-        parts = self._parts(self._weighed(batches, start))
+        part, parts = self.placement.part, self.placement.parts
+        return (batch.local(part, parts) for batch in self._weighed(batches, start))
+
+    def _from_source(self, start: Position) -> Iterator[Local]:
+        source = self.source
+        assert source is not None
+        parts = self._parts(self.rows(start))
         with gathering(source, self.spec.workers) as gather:
             fetched: Iterable[_Fetched]
             if self.torch_loader:
                 known = list(parts)
                 fetched = zip(self.torch_loader.fetch((part[0] for part in known), start), known, strict=True)
             else:
-                fetched = self._gathered(gather, parts)
+                fetched = (((gather(part[0]), None), part) for part in parts)
             for batch, ((fields, state), (rows, weights, draws)) in enumerate(fetched, start.batch + 1):
                 context = partial(
                     Context,
@@ -89,9 +93,8 @@ class LocalBatches:
                 )
                 yield Local(fields, weights, context, Position(epoch=start.epoch, batch=batch, stream=state))
 
-    def _parts(self, batches: Iterator[BatchRows]) -> Iterator[_Part]:
-        """Rows and weights of this process's part of each, and what draws for them where there are transforms."""
-        local = (batch.local(self.placement.part, self.placement.parts) for batch in batches)
+    def _parts(self, local: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[_Part]:
+        """With what draws for each where there are transforms."""
         if self.spec.transform is None:
             yield from ((rows, weights, None) for rows, weights in local)
             return
@@ -99,18 +102,6 @@ class LocalBatches:
         for group in in_groups(local, max(1, _DRAWN_AT_ONCE // max(1, size))):
             draws = Draws([rows for rows, _ in group])
             yield from ((rows, weights, draws) for rows, weights in group)
-
-    def _gathered(self, gather: Callable[[np.ndarray], Arrays], parts: Iterator[_Part]) -> Iterator[_Fetched]:
-        """The examples of each part. One call for several small ones, which are then views of what it gave."""
-        if self.burst == 1:
-            yield from (((gather(part[0]), None), part) for part in parts)
-            return
-        for group in in_groups(parts, self.burst):
-            fields, start = gather(np.concatenate([rows for rows, _, _ in group])), 0
-            for part in group:
-                end = start + len(part[0])
-                yield ({name: values[start:end] for name, values in fields.items()}, None), part
-                start = end
 
     def _weighed(self, batches: Iterator[BatchRows], start: Position) -> Iterator[BatchRows]:
         """The batches of an epoch; one whose weights in the source are all 0 is refused on every process alike."""

@@ -48,6 +48,7 @@ class Placement:
         wide_integers: whether integers wider than 32 bits stay as they are (torch's losses want them) or become int32.
         put: copies this process's part to its devices.
         put_stack: the same of several batches of one shape, (count, B, ...); None where nothing takes them at once.
+        put_apart: the same, and gives a dict for each; None where that is no less work than one after the other.
         augment: runs transforms there, on fields, what was drawn for them, and arrays of which fields say the rows.
     """
 
@@ -60,6 +61,7 @@ class Placement:
     wide_integers: bool = False
     put: Callable[[Arrays], dict[str, Any]]
     put_stack: Callable[[Arrays], dict[str, Any]] | None = None
+    put_apart: Callable[[Arrays], list[dict[str, Any]]] | None = None
     augment: Augment | None = None
 
     def convert(self, batch: Mapping[str, Any]) -> Arrays:
@@ -72,6 +74,13 @@ class Placement:
         converted = {name: self._convert(name, np.asarray(values)) for name, values in batch.items()}
         self._require_sequences(converted)
         return converted
+
+    def put_each(self, batches: Arrays) -> list[dict[str, Any]]:
+        """Copies batches of one shape, (count, B, ...), to the devices; a dict for each."""
+        if self.put_apart is not None:
+            return self.put_apart(batches)
+        rows = zip(*batches.values(), strict=True)
+        return [self.put(dict(zip(batches, row, strict=True))) for row in rows]
 
     def takes(self, fields: Mapping[str, np.ndarray]) -> bool:
         """Whether `convert` would give any rows of these as they are, and refuse none."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crosstrain.data.images import flip, translate
 from crosstrain.data.loader import Loader
 from crosstrain.data.transform import Compose, compose
 from crosstrain.errors import DataError
@@ -55,6 +54,8 @@ def views(make: Callable[[Compose], Loader], *, pixels: int = 1, field: str = "i
 
     Source: Jordan 2024 (airbench), section 3.5, whose `tta_level=2` this is with one pixel, and `tta_level=1` with 0.
     """
+    from crosstrain.data.images import flip, translate
+
     if pixels < 0:
         raise DataError(f"pixels must be at least 0, got pixels={pixels}.")
     places = {(0, 0): 0.5, (-pixels, -pixels): 0.25, (pixels, pixels): 0.25} if pixels else {(0, 0): 1.0}

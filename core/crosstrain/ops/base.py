@@ -62,7 +62,7 @@ class BaseOps(abc.ABC):
         """Whether `values` is a floating array."""
 
     def _check_labels(self, logits: Any, labels: Any) -> None:
-        if tuple(logits.shape[:-1]) != tuple(labels.shape):
+        if logits.shape[:-1] != labels.shape:
             raise LossError(
                 "labels must have the shape of logits without its last dimension, got logits of shape "
                 f"{tuple(logits.shape)} and labels of shape {tuple(labels.shape)}."
