@@ -79,7 +79,7 @@ def call(
     With `averaged` the state's averages stand in for its parameters.
     """
     prefix = "module." if isinstance(objective, DistributedDataParallel) else ""
-    if casts(precision):
+    if precision.casts_batch:
         batch = compute_batch(batch, precision)
     if state.sequence is not None:
         state.sequence.lengths = frozenset(values.shape[1] for values in batch.values() if values.ndim > 1)
@@ -105,10 +105,11 @@ def call(
 
 def call_alone(objective: nn.Module, batch: Batch, precision: Precision) -> Any:
     """As `call`, of one model that is not split, with its own weights: nothing but what a compiler can trace."""
+    if precision.casts_batch:
+        batch = compute_batch(batch, precision)
     if not casts(precision):
         return objective(batch)
-    params = compute_params(objective.model, precision, "model.")
-    return functional_call(objective, params, (compute_batch(batch, precision),), tie_weights=False)
+    return functional_call(objective, compute_params(objective.model, precision, "model."), (batch,), tie_weights=False)
 
 
 def micro_batches(batch: Batch, rows: torch.Tensor, count: int) -> Iterator[tuple[Batch, torch.Tensor]]:
