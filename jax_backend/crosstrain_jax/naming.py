@@ -26,6 +26,7 @@ from flax import nnx
 
 from crosstrain.errors import ModelError
 from crosstrain.optim import Role
+from crosstrain.optim.roles import is_bias
 
 _NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.InstanceNorm)
 
@@ -152,7 +153,7 @@ def _leaf(path: tuple[Any, ...], shape: tuple[int, ...], owner: Any) -> Leaf:
 def _role(owner: Any, name: str) -> Role:
     if isinstance(owner, _NORMS) or getattr(owner, "canonical_norm", False):
         return "norm"
-    if name == "bias":
+    if is_bias(name):
         return "bias"
     if getattr(owner, "stacked_experts", False):
         return "experts"
