@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from crosstrain.data.loader import WEIGHT
-from crosstrain.errors import DataError, LossError
+from crosstrain.errors import ConfigError, DataError, LossError
 from crosstrain.loss import Loss
 from crosstrain.objective import read_outputs
 from crosstrain.precision import Precision
@@ -101,6 +101,22 @@ def call(
         if split and any(isinstance(leaf, DTensor) for leaf in tree_leaves(result)):
             raise _split_parameters()
         return result
+
+
+def require_apart(state: TorchState, others: tuple[TorchState, ...]) -> None:
+    """Refuses further states with parameters of the one in training: they would stand still there, and so in it.
+
+    Raises:
+        ConfigError: names one.
+    """
+    own = {id(param): name for name, param in state.params.items()}
+    shared = [own[id(param)] for other in others for param in other.params.values() if id(param) in own]
+    if shared:
+        raise ConfigError(
+            "the states after the batch must share no parameter with the one in training on the torch engine, got "
+            f"{shared[0]} ({len(shared)} in all) in both. Build the shared module twice, or copy.deepcopy it before "
+            "accelerator.prepare; or make one model of both."
+        )
 
 
 def call_alone(objective: nn.Module, batch: Batch, precision: Precision) -> Any:
