@@ -4,6 +4,7 @@ import pytest
 
 import crosstrain as ct
 from crosstrain.meshes import require_reducible
+from crosstrain.precision import casts_batch
 
 
 @pytest.mark.parametrize(
@@ -32,9 +33,9 @@ def test_losses_are_float32_where_weights_are_bfloat16():
 
 
 def test_inputs_are_cast_where_the_types_of_computing_and_losses_differ():
-    casts = {preset: ct.Precision.parse(preset).casts_batch for preset in ("fp64", "fp32", "bf16", "bf16-pure")}
+    casts = {preset: casts_batch(ct.Precision.parse(preset)) for preset in ("fp64", "fp32", "bf16", "bf16-pure")}
     assert casts == {"fp64": False, "fp32": False, "bf16": True, "bf16-pure": True}
-    assert not ct.Precision.parse("bf16-autocast").casts_batch
+    assert not casts_batch(ct.Precision.parse("bf16-autocast"))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from crosstrain.loss import Loss
 from crosstrain.metrics import Metrics
 from crosstrain.models.experts import Balances, balances_of, reported
 from crosstrain.objective import BALANCE, read_outputs
-from crosstrain.precision import Precision
+from crosstrain.precision import Precision, casts_batch
 from crosstrain.random import StepRandom, seed_key, threefry2x32
 from crosstrain.step import LossFn, Remat
 from crosstrain_jax import reduction
@@ -151,7 +151,7 @@ class Program:
         for each in (model, *models):
             bind_random(each, random)
         balances = balances_of(model) if train else None
-        if precision.casts_batch:
+        if casts_batch(precision):
             batch = compute_batch(batch, precision)
         remat = rematerialised(model, self.remat if train else "none")
         mesh = jax.sharding.get_abstract_mesh() if whole else self.runtime.mesh.abstract_mesh
