@@ -181,7 +181,10 @@ class Program:
             random = self.runtime.step_random(count, rows)
             result, buffers = self.forward(params, buffers, batch, random, others, whole=whole)
             loss, table = self.table(result, batch)
-            return (loss.sum / loss.weight if steps == 1 and not whole else loss.sum), (buffers, table)
+            if steps > 1 or whole:
+                return loss.sum, (buffers, table)
+            # A weight is a constant, also one that a loss function computes from parameters.
+            return loss.sum / jax.lax.stop_gradient(loss.weight), (buffers, table)
 
         differentiate = jax.grad(objective, has_aux=True)
         if steps == 1:
