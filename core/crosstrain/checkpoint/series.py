@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import logging
-import re
-import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from crosstrain.checkpoint.files import commit, lock, record_file, refused_writes
+from crosstrain.checkpoint.folders import committed_steps, drop_drafts, folder_of, remove, set_aside, taken_steps
 from crosstrain.checkpoint.manifest import NAME, Manifest, read_manifest, verify_files, write_manifest
 from crosstrain.checkpoint.portable import Positioned, make_manifest, put_back
 from crosstrain.checkpoint.together import on_all, on_main, require_together
@@ -23,7 +22,6 @@ from crosstrain.state import TrainState
 if TYPE_CHECKING:
     from crosstrain.accelerator import Accelerator
 
-_STEP = re.compile(r"step_(\d{8,})")
 _NATIVE = "native"
 logger = logging.getLogger("crosstrain")
 
@@ -48,6 +46,9 @@ class Checkpoints:
 
     A directory has its name only when every file in it is on the disk, with its checksum in `checkpoint.json`. Only
     one job may write to a directory at a time.
+
+    Steps that are there already, beyond the one that a run begins at, are of a run that was given up: when this one
+    first commits a checkpoint, they are moved to `set_aside_1` and so on, which is a root like this one.
 
     Args:
         accelerator: of the run.
@@ -78,13 +79,13 @@ class Checkpoints:
         self._lock: IO[str] | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._began: int | None = None  # the step that this run began at
+        self._own: set[int] = set()  # what this object committed, or restored and so verified
+        self._newest: int | None = None  # the last of them
 
     def steps(self) -> list[int]:
         """Steps of all committed checkpoints, oldest first."""
-        if not self.root.is_dir():
-            return []
-        found = ((_STEP.fullmatch(path.name), path) for path in self.root.iterdir())
-        return sorted(int(match[1]) for match, path in found if match and (path / NAME).is_file())
+        return committed_steps(self.root)
 
     def prepare(self, state: TrainState) -> None:
         """Before the first step: takes the directory, and in the background the host memory that `save` copies to.
@@ -95,6 +96,8 @@ class Checkpoints:
             CheckpointError: the directory cannot be written, or another job writes there.
         """
         on_main(self._accelerator, self._take_root)
+        if self._began is None:
+            self._began = state.step
         self._open_writer().prepare(state)
 
     def save(
@@ -108,7 +111,8 @@ class Checkpoints:
     ) -> None:
         """Begins to write a checkpoint of `state.step`; training goes on meanwhile.
 
-        Where there is one of this step, only what `checkpoint.json` says besides is written anew.
+        Where the last checkpoint that was saved or restored here is of this step, only what `checkpoint.json` says
+        besides is written anew.
 
         Args:
             state: what to write, as it is now.
@@ -153,7 +157,7 @@ class Checkpoints:
             with contextlib.suppress(Exception):
                 self._close_writer()
             if self._accelerator.is_main_process:
-                self._drop_drafts()  # not before: one that still wrote would miss its directory, and say that
+                drop_drafts(self.root)  # not before: one that still wrote would miss its directory, and say that
             raise
 
     def restore(
@@ -182,6 +186,8 @@ class Checkpoints:
             self._accelerator._read_checkpoint(state, folder / _NATIVE, manifest.step)
 
         put_back(self._accelerator, folder, load, loader, manifest)
+        self._began = self._newest = manifest.step
+        self._own = {manifest.step}
         return manifest
 
     def close(self, *, together: bool = True) -> None:
@@ -224,22 +230,19 @@ class Checkpoints:
         """On the main process: makes room for a checkpoint, or renews what is there. Whether arrays are to follow."""
         manifest.to_json()
         folder = self._folder(manifest.step)
-        if (folder / NAME).is_file():
+        self._take_root()
+        if self._newest == manifest.step and (folder / NAME).is_file():
             with refused_writes(folder):
                 old = read_manifest(folder)
                 metrics = {**old.metrics, **manifest.metrics}
                 write_manifest(folder, dataclasses.replace(manifest, files=old.files, metrics=metrics))
             return False
-        self._take_root()
+        if self._began is None:
+            self._began = manifest.step
         with refused_writes(self.root):
-            self._drop_drafts()
+            drop_drafts(self.root)
             draft.mkdir()
         return True
-
-    def _drop_drafts(self) -> None:
-        """Under the lock all of these are left over: from a job that was killed, or a save that failed."""
-        for left in (*self.root.glob(".step_*.tmp"), *self.root.glob(".step_*.removed")):
-            shutil.rmtree(left, ignore_errors=True)
 
     def _take_root(self) -> None:
         with refused_writes(self.root):
@@ -277,13 +280,22 @@ class Checkpoints:
     def _commit(self, draft: Path, manifest: Manifest) -> None:
         files = tuple(record_file(draft, path) for path in sorted(draft.rglob("*")) if path.is_file())
         write_manifest(draft, dataclasses.replace(manifest, files=files))
+        # Before the commit: a kill in between must not leave the run that was given up with the newest checkpoint.
+        set_aside(self.root, self._given_up(manifest.step))
         commit(draft, self._folder(manifest.step))
+        self._own.add(manifest.step)
+        self._newest = manifest.step
         steps = self.steps()
         for step in set(steps) - self._kept(steps):
-            self._remove(self._folder(step))
+            remove(self._folder(step))
+
+    def _given_up(self, now: int) -> list[int]:
+        """Steps under the root that do not lead to the state that is committed now."""
+        began = now if self._began is None else min(self._began, now)
+        return [step for step in taken_steps(self.root) if step >= now or (step > began and step not in self._own)]
 
     def _folder(self, step: int) -> Path:
-        return self.root / f"step_{step:08d}"
+        return folder_of(self.root, step)
 
     def _kept(self, steps: list[int]) -> set[int]:
         kept = set(steps[-self._keep_last :])
@@ -300,12 +312,6 @@ class Checkpoints:
                 scores[step] = read_manifest(self._folder(step)).metrics[best.metric]
         ranked = sorted(scores, key=lambda step: (scores[step], step), reverse=best.mode == "max")
         return set(ranked[: best.count])
-
-    def _remove(self, folder: Path) -> None:
-        """A directory that is half removed has no name that is ever offered."""
-        doomed = folder.with_name(f".{folder.name}.removed")
-        folder.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def require_rules(keep_last: int, keep_every: int | None, keep_best: Best | None) -> None:
