@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,24 @@ def test_rules_decide_what_stays(make: Make, tmp_path: Path, rules: dict[str, An
     assert checkpoints.steps() == kept
     names = {f"step_{step:08d}" for step in kept}
     assert {path.name for path in tmp_path.iterdir()} == {*names, ".lock"}
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_values_that_are_not_finite_are_kept_and_never_best(make: Make, tmp_path: Path, mode: Any) -> None:
+    accelerator = make()
+    state, step = prepared(accelerator, MLP, ADAM), accelerator.train_step(loss_fn)
+    checkpoints = Checkpoints(accelerator, tmp_path, keep_last=1, keep_best=Best("error", mode))
+    values = [-math.inf, math.inf, 1.0, math.nan, math.nan]
+    for value in values:
+        step(state, images(8))
+        checkpoints.save(state, metrics={"error": value})
+        checkpoints.save(state, metrics={"other": 2.0})  # reads what was written
+    checkpoints.close()
+    assert checkpoints.steps() == [3, 5]
+    manifest = checkpoints.restore(state)
+    assert manifest is not None
+    assert math.isnan(manifest.metrics["error"])
+    assert manifest.metrics["other"] == 2.0
 
 
 def damage(folder: Path, how: str) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Best:
     """Which checkpoints are best.
 
     Attributes:
-        metric: a name among the `metrics` of `save`.
+        metric: a name among the `metrics` of `save`; a value that is not finite is never the best.
         mode: whether the largest or the smallest value is best.
         count: how many are kept.
     """
@@ -310,6 +311,7 @@ class Checkpoints:
         for step in steps:
             with contextlib.suppress(CheckpointError, KeyError):
                 scores[step] = read_manifest(self._folder(step)).metrics[best.metric]
+        scores = {step: score for step, score in scores.items() if math.isfinite(score)}
         ranked = sorted(scores, key=lambda step: (scores[step], step), reverse=best.mode == "max")
         return set(ranked[: best.count])
 
