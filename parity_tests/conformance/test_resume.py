@@ -64,6 +64,43 @@ def test_a_run_goes_on_after_an_exception(make: Make, tmp_path: Path, fail_at: i
     assert rest.evaluated[-1] == whole.evaluated[-1] == whole.losses[-1][0]
 
 
+@pytest.mark.parametrize("steps_per_call", [1, 2])
+def test_an_exception_while_metrics_are_read_costs_no_step(make: Make, tmp_path: Path, steps_per_call: int) -> None:
+    class Interrupted(Callback):
+        interrupts = True
+
+        def on_log(self, run: Run, record: Record) -> None:
+            if self.interrupts and record.step == 4:
+                raise KeyboardInterrupt
+
+    def run(callback: Callback, **options: Any) -> ct.Trainer:
+        accelerator = make()
+        loader = accelerator.loader(images(EXAMPLES), batch_size=BATCH, shuffle=True)
+        state = prepared(accelerator, DROPOUT_MLP, ADAM)
+        trainer = ct.Trainer(
+            accelerator,
+            state,
+            loss_fn,
+            log_every=2,
+            steps_per_call=steps_per_call,
+            callbacks=[callback],
+            progress=False,
+        )
+        try:
+            trainer.fit(loader, steps=12, **options)
+        except KeyboardInterrupt:
+            assert state.step > 4
+        return trainer
+
+    whole, saving = run(Callback()), {"checkpoints": ct.CheckpointSpec(root=tmp_path), "resume": "auto"}
+    interrupted = Interrupted()
+    run(interrupted, **saving)
+    interrupted.interrupts = False
+    rest = run(interrupted, **saving)
+    assert rest.state.step == 12
+    assert rest.history.values("loss")[-3:].tolist() == whole.history.values("loss")[-3:].tolist()
+
+
 def test_resume_goes_on_and_never_starts_anew(make: Make, tmp_path: Path) -> None:
     whole = fit(make, None)
     accelerator = make()

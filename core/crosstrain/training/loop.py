@@ -79,13 +79,13 @@ class Loop:
             run.taken = range(run.state.step, run.state.step + len(batches))
             if self._listeners_of("on_step_begin"):
                 self._emit("on_step_begin", batches[0])
+            before = run.step
             metrics = self._take(batches)
             # The values of the call before are read now, while the device is busy with this one.
             if self._pending:
                 self._flush()
-            for step, each in zip(run.taken, metrics, strict=True):
-                run.step += 1
-                if run.step % self._log_every == 0 or run.step == run.total_steps:
+            for step, count, each in zip(run.taken, range(before + 1, run.step + 1), metrics, strict=True):
+                if count % self._log_every == 0 or count == run.total_steps:
                     self._pending.append((step + 1, each))
             self._emit("on_step_end", metrics[-1])
             if run.stop_reason or run.step == run.total_steps:
@@ -102,9 +102,14 @@ class Loop:
 
     def _take(self, batches: Sequence[Batch]) -> list[Metrics]:
         """Steps in one call, or one by one where they are fewer, for which nothing new is compiled."""
-        if len(batches) == self._steps_per_call > 1:
-            return self._step.many(self._run.state, batches)
-        return [self._step(self._run.state, batch) for batch in batches]
+        state, before = self._run.state, self._run.state.step
+        try:
+            if len(batches) == self._steps_per_call > 1:
+                return self._step.many(state, batches)
+            return [self._step(state, batch) for batch in batches]
+        finally:
+            # Before anything else can raise: what is saved at an exception counts the steps that the state has taken.
+            self._run.step += state.step - before
 
     def _flush(self) -> None:
         pending, self._pending = self._pending, []
