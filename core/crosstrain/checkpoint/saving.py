@@ -130,6 +130,9 @@ class Saver(Callback):
     def on_exception(self, run: Run, error: BaseException) -> None:
         """Saves the state after the last whole step, as far as that is there."""
         self._together = False
+        # Where a callback before this one raised in `on_fit_begin`, nothing was trained, and no position is known.
+        if not self._position:
+            return
         if not self._spec.on_exception or self._accelerator.process_count > 1 or isinstance(error, CrosstrainError):
             return
         try:
@@ -145,6 +148,7 @@ class Saver(Callback):
     def on_fit_end(self, run: Run) -> None:
         """Waits for the last save; after an exception not for other processes, which may be in their next step."""
         self._restore_handlers()
+        self._restore_handlers = _nothing
         self.checkpoints.close(together=self._together)
 
     def save(self, run: Run, epoch: int | None = None) -> None:

@@ -46,27 +46,34 @@ class Loop:
 
     def __call__(self, loader: Batches) -> None:
         """Trains until the run is over or something stops it."""
-        run = self._run
+        failed: BaseException | None = None
         try:
-            self._emit("on_fit_begin")
-            epochs = itertools.count(run.epoch) if run.epochs is None else range(run.epoch, run.epochs)
-            for epoch in epochs:
-                run.epoch = epoch
-                self._epoch(loader)
-                if run.stops_at_once:
-                    break
-                if self._evaluate is not None:
-                    self._evaluate_once()
-                self._emit("on_epoch_end")
-                if run.stop_reason or run.step == run.total_steps:
-                    break
-            self._step.finish()
+            self._train(loader)
         except BaseException as error:
-            self._emit("on_exception", error)
-            raise
-        finally:
-            self._history.stop_reason = run.stop_reason
-            self._emit("on_fit_end")
+            failed = self._emit_to_all("on_exception", error, failed=error)
+        self._history.stop_reason = self._run.stop_reason
+        failed = self._emit_to_all("on_fit_end", failed=failed)
+        if failed is not None:
+            try:
+                raise failed
+            finally:
+                del failed  # it holds this frame, and with it the arrays on the devices
+
+    def _train(self, loader: Batches) -> None:
+        run = self._run
+        self._emit("on_fit_begin")
+        epochs = itertools.count(run.epoch) if run.epochs is None else range(run.epoch, run.epochs)
+        for epoch in epochs:
+            run.epoch = epoch
+            self._epoch(loader)
+            if run.stops_at_once:
+                break
+            if self._evaluate is not None:
+                self._evaluate_once()
+            self._emit("on_epoch_end")
+            if run.stop_reason or run.step == run.total_steps:
+                break
+        self._step.finish()
 
     def _epoch(self, loader: Batches) -> None:
         run = self._run
@@ -133,6 +140,23 @@ class Loop:
     def _emit(self, event: str, *arguments: object) -> None:
         for listener in self._listeners_of(event):
             listener(self._run, *arguments)
+
+    def _emit_to_all(self, event: str, *arguments: object, failed: BaseException | None) -> BaseException | None:
+        """An event that every listener hears, whatever the others raise: they let go of locks, files and handlers.
+
+        Returns:
+            The first error, which is `failed` where there is one; those that came later are its notes.
+        """
+        for listener in self._listeners_of(event):
+            try:
+                listener(self._run, *arguments)
+            except BaseException as error:
+                if failed is None:
+                    failed = error
+                elif error is not failed:
+                    name = getattr(listener, "__qualname__", event)
+                    failed.add_note(f"Afterwards {name} raised {type(error).__name__}: {error}")
+        return failed
 
     def _listeners_of(self, event: str) -> list[Callable[..., None]]:
         if event not in self._listeners:
