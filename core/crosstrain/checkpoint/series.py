@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from crosstrain.checkpoint.files import commit, lock, record_file, refused_writes
 from crosstrain.checkpoint.folders import committed_steps, drop_drafts, folder_of, remove, set_aside, taken_steps
 from crosstrain.checkpoint.manifest import NAME, Manifest, read_manifest, verify_files, write_manifest
+from crosstrain.checkpoint.matching import note_differences, require_optimizer
 from crosstrain.checkpoint.portable import Positioned, make_manifest, put_back
 from crosstrain.checkpoint.together import on_all, on_main, require_together
 from crosstrain.checkpoint.writer import Writer, written
@@ -170,7 +171,8 @@ class Checkpoints:
             Its manifest; None where there is no checkpoint.
 
         Raises:
-            CheckpointError: it belongs to another model or engine, or all there are, or that of `step`, are damaged.
+            CheckpointError: it belongs to another model, optimizer or engine; or all there are, or that of `step`, are
+                damaged.
         """
         manifest = on_main(self._accelerator, lambda: self._newest_whole(step))
         if manifest is None:
@@ -181,12 +183,15 @@ class Checkpoints:
                 f"{folder} was written by the {manifest.backend} engine, got {self._accelerator.backend}. "
                 "Restore it there, and hand over with accelerator.export and accelerator.restore."
             )
+        require_optimizer(folder, manifest, state)
 
         def load() -> None:
             check_shapes(state.view().shapes(), manifest.shapes)
             self._accelerator._read_checkpoint(state, folder / _NATIVE, manifest.step)
 
         put_back(self._accelerator, folder, load, loader, manifest)
+        if self._accelerator.is_main_process:
+            note_differences(folder, manifest, state)
         self._began = self._newest = manifest.step
         self._own = {manifest.step}
         return manifest
