@@ -26,7 +26,11 @@ class Losses(Callback):
     def __init__(self, fail_at: int | None = None) -> None:
         self.losses: list[tuple[int, float]] = []
         self.evaluated: list[int] = []
+        self.epochs: list[int] = []
         self._fail_at = fail_at
+
+    def on_epoch_begin(self, run: Run) -> None:
+        self.epochs.append(run.epoch)
 
     def on_step_end(self, run: Run, metrics: Metrics) -> None:
         self.losses.append((run.state.step, metrics["loss"]))
@@ -161,6 +165,28 @@ def test_a_run_that_was_done_is_not_trained_further(make: Make, tmp_path: Path) 
         root = tmp_path / str(len(length))
         assert len(fit(make, root, **length).losses) in (10, 7)
         assert fit(make, root, **length).losses == []
+
+
+@pytest.mark.parametrize("spec", [{}, {"every_steps": 1, "every_epoch": False}], ids=["epochs", "steps"])
+@pytest.mark.parametrize("length", [{"epochs": 2}, {"epochs": None, "steps": 10}, {"epochs": None, "steps": 7}])
+def test_a_run_that_was_done_has_happened(
+    make: Make, tmp_path: Path, length: dict[str, int | None], spec: dict[str, Any]
+) -> None:
+    """Its last epoch does not end again, and is not evaluated again; a longer run goes on with the next one."""
+    first, again = fit(make, tmp_path, spec=spec, **length), fit(make, tmp_path, spec=spec, **length)
+    assert first.evaluated == [5, first.losses[-1][0]]
+    assert (again.losses, again.evaluated, again.epochs) == ([], [], [])
+    longer = fit(make, tmp_path, spec=spec, **({"epochs": 3} if length["epochs"] else {"epochs": None, "steps": 13}))
+    assert longer.losses[0][0] == first.losses[-1][0] + 1
+    assert longer.evaluated == ([15] if length["epochs"] else [10, 13][first.losses[-1][0] == 10 :])
+
+
+def test_the_last_evaluation_that_did_not_happen_is_made_up_for(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the power went out"):
+        fit(make, tmp_path, fail_at=15)
+    for evaluated in ([15], []):
+        rest = fit(make, tmp_path)
+        assert (rest.losses, rest.evaluated) == ([], evaluated)
 
 
 def test_a_longer_run_goes_on_from_a_shorter_one(make: Make, tmp_path: Path) -> None:

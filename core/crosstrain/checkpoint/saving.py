@@ -76,7 +76,9 @@ class Saver(Callback):
         self._accelerator, self._loader, self._spec = accelerator, loader, spec
         self._position: dict[str, Any] = {}
         self._position_step = 0
-        self._saved_at = time.monotonic()
+        self.ended_at: int | None = None
+        """Steps of the state when an epoch last came to its end, with evaluation and callbacks; None when unknown."""
+        self._saved_at, self._saved_step = time.monotonic(), -1
         self._signalled: str | None = None
         self._metrics: dict[str, float] = {}
         self._together = True
@@ -92,6 +94,7 @@ class Saver(Callback):
         if manifest is None:
             return None
         run.step, run.epoch = manifest.progress.get("step", 0), manifest.progress.get("epoch", 0)
+        self.ended_at = manifest.step if manifest.progress.get("ended", 0) else None
         if self._accelerator.is_main_process:
             logger.info("resumed at optimizer step %d from %s", manifest.step, self.checkpoints.root)
             if self._loader.resume_note is not None:
@@ -120,8 +123,9 @@ class Saver(Callback):
         self._metrics = dict(record.values)
 
     def on_epoch_end(self, run: Run) -> None:
-        """Saves, with the metrics of this epoch's evaluation."""
-        if self._spec.every_epoch:
+        """Saves, with the metrics of this epoch's evaluation; a save after its last step learns that it has ended."""
+        self.ended_at = run.state.step
+        if self._spec.every_epoch or self._saved_step == run.state.step:
             self._take_position(run)
             # A loop that stopped by itself after the last batch stands at the end of this epoch, not before the next.
             over = self._position["batch"] == 0
@@ -154,7 +158,12 @@ class Saver(Callback):
     def save(self, run: Run, epoch: int | None = None) -> None:
         """Saves now; `epoch` is the one to go on with, by default the current one."""
         self._saved_at = time.monotonic()
-        progress = {"step": run.step, "epoch": run.epoch if epoch is None else epoch}
+        self._saved_step = run.state.step
+        progress = {
+            "step": run.step,
+            "epoch": run.epoch if epoch is None else epoch,
+            "ended": int(self.ended_at == run.state.step),
+        }
         self.checkpoints.save(run.state, loader=_At(self._position), metrics=self._metrics, progress=progress)
         self._metrics = {}
 

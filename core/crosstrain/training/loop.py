@@ -24,6 +24,7 @@ class Loop:
         log_every: optimizer steps between reads of the metrics.
         steps_per_call: optimizer steps in one call of the compiled step.
         evaluate: evaluates once; None for no evaluation.
+        ended: whether the run was resumed where an epoch had come to its end, with its evaluation.
     """
 
     def __init__(
@@ -36,10 +37,12 @@ class Loop:
         log_every: int,
         steps_per_call: int,
         evaluate: Callable[[], dict[str, float]] | None,
+        ended: bool = False,
     ) -> None:
         self._run, self._callbacks, self._step, self._history = run, callbacks, step, history
         self._log_every, self._evaluate = log_every, evaluate
         self._steps_per_call = steps_per_call
+        self._ended = ended
         self._pending: list[tuple[int, Metrics]] = []
         self._listeners: dict[str, list[Callable[..., None]]] = {}
         self._speed = Speed(run.state.step, run.batch_size)
@@ -62,10 +65,14 @@ class Loop:
     def _train(self, loader: Batches) -> None:
         run = self._run
         self._emit("on_fit_begin")
+        # A run that is started again after its end: all of it has happened.
+        if self._ended and (run.stop_reason or self._is_over()):
+            return
         epochs = itertools.count(run.epoch) if run.epochs is None else range(run.epoch, run.epochs)
         for epoch in epochs:
             run.epoch = epoch
-            self._epoch(loader)
+            if not self._epoch(loader):
+                continue
             if run.stops_at_once:
                 break
             if self._evaluate is not None:
@@ -75,12 +82,22 @@ class Loop:
                 break
         self._step.finish()
 
-    def _epoch(self, loader: Batches) -> None:
-        run = self._run
+    def _is_over(self) -> bool:
+        return self._run.total_steps is not None and self._run.step >= self._run.total_steps
+
+    def _epoch(self, loader: Batches) -> bool:
+        """Trains to the end of an epoch. False where the run was resumed after its last batch, and it had ended."""
+        run, calls = self._run, None
+        if self._ended:
+            self._ended = False
+            calls = _unless_empty(self._calls(loader))
+            if calls is None:
+                return False
         self._emit("on_epoch_begin")
-        if run.total_steps is not None and run.step >= run.total_steps:
-            return
-        calls = self._calls(loader)
+        if self._is_over():
+            return True
+        if calls is None:
+            calls = self._calls(loader)
         run.batch_size = self._speed.batch_size = loader.batch_size  # which a PhasedLoader changes
         for batches in calls:
             run.taken = range(run.state.step, run.state.step + len(batches))
@@ -98,6 +115,7 @@ class Loop:
             if run.stop_reason or run.step == run.total_steps:
                 break
         self._flush()
+        return True
 
     def _calls(self, loader: Batches) -> Iterator[Sequence[Batch]]:
         """The batches of each call of the step, to the end of the epoch or of the run."""
@@ -162,3 +180,8 @@ class Loop:
         if event not in self._listeners:
             self._listeners[event] = listeners(self._callbacks, event)
         return self._listeners[event]
+
+
+def _unless_empty(calls: Iterator[Sequence[Batch]]) -> Iterator[Sequence[Batch]] | None:
+    first = next(calls, None)
+    return None if first is None else itertools.chain([first], calls)
