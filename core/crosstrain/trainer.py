@@ -251,7 +251,7 @@ class Trainer(Recipes):
             return ()
         from crosstrain.checkpoint import Saver
 
-        saver = Saver(self.accelerator, loader, checkpoints)
+        saver = Saver(self.accelerator, loader, checkpoints, self._callbacks)
         if resume:
             saver.resume(run)
         return (saver,)

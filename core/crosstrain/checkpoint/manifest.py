@@ -56,7 +56,7 @@ class Manifest:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     data: Mapping[str, Any] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    progress: Mapping[str, int] = field(default_factory=dict)
+    progress: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     crosstrain: str = __version__
     format: int = FORMAT

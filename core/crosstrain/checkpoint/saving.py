@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crosstrain.callbacks import Callback, Record, Run
+from crosstrain.callbacks.monitor import go_on_with, seen_by
 from crosstrain.checkpoint.manifest import Manifest
 from crosstrain.checkpoint.series import Best, Checkpoints, require_rules
 from crosstrain.errors import ConfigError, CrosstrainError, require_count
@@ -67,13 +68,29 @@ class CheckpointSpec:
 
 
 class Saver(Callback):
-    """Saves by a `CheckpointSpec`, in the background; at a signal it saves and ends the run."""
+    """Saves by a `CheckpointSpec`, in the background; at a signal it saves and ends the run.
 
-    def __init__(self, accelerator: "Accelerator", loader: "Batches", spec: CheckpointSpec) -> None:
+    Args:
+        accelerator: of the run.
+        loader: the training batches.
+        spec: when to save.
+        callbacks: those before this one; what they watch is saved, too.
+    """
+
+    def __init__(
+        self,
+        accelerator: "Accelerator",
+        loader: "Batches",
+        spec: CheckpointSpec,
+        callbacks: tuple[Callback, ...] = (),
+    ) -> None:
         self.checkpoints = Checkpoints(
             accelerator, spec.root, keep_last=spec.keep_last, keep_every=spec.keep_every, keep_best=spec.keep_best
         )
         self._accelerator, self._loader, self._spec = accelerator, loader, spec
+        self._callbacks = callbacks
+        # As of the last end of an epoch: an evaluation that is repeated after a resume is not seen twice.
+        self._seen: list[dict[str, Any]] = []
         self._position: dict[str, Any] = {}
         self._position_step = 0
         self.ended_at: int | None = None
@@ -95,6 +112,8 @@ class Saver(Callback):
             return None
         run.step, run.epoch = manifest.progress.get("step", 0), manifest.progress.get("epoch", 0)
         self.ended_at = manifest.step if manifest.progress.get("ended", 0) else None
+        self._seen = manifest.progress.get("seen", [])
+        go_on_with(run, self._callbacks, self._seen)
         if self._accelerator.is_main_process:
             logger.info("resumed at optimizer step %d from %s", manifest.step, self.checkpoints.root)
             if self._loader.resume_note is not None:
@@ -124,7 +143,7 @@ class Saver(Callback):
 
     def on_epoch_end(self, run: Run) -> None:
         """Saves, with the metrics of this epoch's evaluation; a save after its last step learns that it has ended."""
-        self.ended_at = run.state.step
+        self.ended_at, self._seen = run.state.step, seen_by(self._callbacks)
         if self._spec.every_epoch or self._saved_step == run.state.step:
             self._take_position(run)
             # A loop that stopped by itself after the last batch stands at the end of this epoch, not before the next.
@@ -163,6 +182,7 @@ class Saver(Callback):
             "step": run.step,
             "epoch": run.epoch if epoch is None else epoch,
             "ended": int(self.ended_at == run.state.step),
+            "seen": self._seen,
         }
         self.checkpoints.save(run.state, loader=_At(self._position), metrics=self._metrics, progress=progress)
         self._metrics = {}

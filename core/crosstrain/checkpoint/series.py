@@ -108,7 +108,7 @@ class Checkpoints:
         *,
         loader: Positioned | None = None,
         metrics: Mapping[str, float] | None = None,
-        progress: Mapping[str, int] | None = None,
+        progress: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
         """Begins to write a checkpoint of `state.step`; training goes on meanwhile.
@@ -120,7 +120,7 @@ class Checkpoints:
             state: what to write, as it is now.
             loader: the training batches.
             metrics: values for `keep_best`.
-            progress: where the loop is.
+            progress: where the loop is; JSON.
             config: what else to keep; JSON.
 
         Raises:
