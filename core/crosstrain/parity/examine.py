@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 
 from crosstrain.errors import ConfigError
+from crosstrain.parity.dropout import dropout_findings, without_native_dropout
 from crosstrain.parity.envelope import LowPrecision, compare_low_precision_open
 from crosstrain.parity.fixes import Fix, try_fixes
 from crosstrain.parity.matching import Matching
 from crosstrain.parity.port import Port
 from crosstrain.parity.power import Planted, detection
-from crosstrain.parity.randomness import own_randomness, without_native_dropout
+from crosstrain.parity.randomness import own_randomness
 from crosstrain.parity.side import Live, Side
 from crosstrain.parity.verdict import Verdict, compare_open
 
@@ -64,17 +65,17 @@ def examine(port: Port, *, free_steps: int = 100, low_precision: bool = True, se
     report = Report(matching=matching)
     if not matching.complete:
         return report
-    torch, jax, note, rates = without_native_dropout(torch, jax)
+    torch, jax, note, layers = without_native_dropout(torch, jax)
     report = replace(report, notes=(note,) if note else ())
     lives, problems = _opened((torch, jax), "fp64")
     problems += [sentence for live in lives if not problems and (sentence := own_randomness(live))]
     if problems:
         return replace(report, notes=(*report.notes, *problems))
-    verdict = compare_open(*lives, total_steps=port.total_steps, free_steps=free_steps, start=lives[0].snapshot())
-    verdict = replace(verdict, findings=(*rates, *verdict.findings))
+    start, dropout = lives[0].snapshot(), dropout_findings(lives[0], lives[1], layers)
+    verdict = compare_open(*lives, total_steps=port.total_steps, free_steps=free_steps, start=start).also(dropout)
     report = replace(report, verdict=verdict)
     if not verdict.same_algorithm:
-        fixes, fixed = try_fixes(torch, jax, verdict, total_steps=port.total_steps, free_steps=free_steps)
+        fixes, fixed = try_fixes(torch, jax, verdict, total_steps=port.total_steps, free_steps=free_steps, kept=dropout)
         left_out = (LEFT_OUT,) if low_precision else ()
         return replace(report, fixes=tuple(fixes), fixed=fixed, notes=(*report.notes, *left_out))
     return _lower(report, (torch, jax), port.total_steps, free_steps, seeds) if low_precision else report
