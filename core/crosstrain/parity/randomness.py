@@ -1,12 +1,14 @@
 """Random numbers that a model draws by itself: two frameworks draw others, so they have to go before a comparison."""
 
+import math
+
 from crosstrain.parity.side import Live
 
 _REPEATS = 1e-12
 
 
 def own_randomness(live: Live) -> str:
-    """The sentence that says that a model draws random numbers of its own, or nothing.
+    """The sentence that says why the losses of a model cannot be compared, or nothing.
 
     The same batch and state are run before and after a step: functional dropout gives another loss on torch each time,
     and on JAX once the step has moved the model's random state on.
@@ -16,6 +18,12 @@ def own_randomness(live: Live) -> str:
     live.step(batch)
     live.load(start)
     after = live.probe(batch).loss
+    # NaN is not equal to itself, which says nothing about random numbers.
+    if not math.isfinite(before) and not math.isfinite(after):
+        return (
+            f"the loss of the {live.side.backend} model must be finite, got {before} on batch 0, before any step, so "
+            "there is nothing to compare. Look for labels out of range, a division by 0, or inputs that are not finite."
+        )
     if abs(before - after) <= _REPEATS * max(abs(before), abs(after)):
         return ""
     return (
