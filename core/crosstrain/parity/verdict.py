@@ -92,6 +92,9 @@ def compare_open(
         return _verdict(a, b, static, (), (np.zeros(0), np.zeros(0)), [])
     points = checked_steps(a.side, total_steps)
     losses, snapshots = _run_free(a, b, start, free_steps, len(points))
+    broken = _broken(a, b, *losses)
+    if broken is not None:
+        return _verdict(a, b, static, (), losses, [broken])
     checks = tuple(
         one_step(a, b, replace(snapshot, step=step), a.side.batches(step), FLOAT64)
         for step, snapshot in zip(points, snapshots, strict=True)
@@ -128,6 +131,26 @@ def _run_free(
             values.append(live.step(live.side.batches(step))["loss"])
     kept += [start] * (snapshots - len(kept))
     return (np.array(losses[0]), np.array(losses[1])), kept
+
+
+def _broken(a: Live, b: Live, x: np.ndarray, y: np.ndarray) -> Finding | None:
+    """The step from which neither loss is finite: no state after it can be compared. One such loss is a difference."""
+    finite = [np.isfinite(each) for each in (x, y)]
+    first = int(np.argmin(finite[0])) if len(x) else 0
+    if not len(x) or finite[0][first] or finite[1][first] or not finite[1][:first].all():
+        return None
+    cause = (
+        f"no loss is finite from batch {first} on ({x[first]} on {a.side.backend}, {y[first]} on {b.side.backend}): "
+        "labels out of range, a division by 0, or a rate that is too high for both"
+    )
+    return Finding(
+        channel="loss",
+        where="loss of the free run",
+        difference=float("inf"),
+        limit=FLOAT64_LIMIT,
+        step=first,
+        cause=cause,
+    )
 
 
 def _free_findings(a: np.ndarray, b: np.ndarray, checks: Sequence[OneStep]) -> list[Finding]:
