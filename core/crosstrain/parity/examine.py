@@ -62,11 +62,11 @@ def examine(port: Port, *, free_steps: int = 100, low_precision: bool = True, se
             f"free_steps must be at least 1 and seeds at least 2, got free_steps={free_steps} and seeds={seeds}."
         )
     torch, jax, matching = port.sides()
-    report = Report(matching=matching)
+    report = Report(matching=matching, notes=_constants((torch, jax)))
     if not matching.complete:
         return report
     torch, jax, note, layers = without_native_dropout(torch, jax)
-    report = replace(report, notes=(note,) if note else ())
+    report = replace(report, notes=(*report.notes, *((note,) if note else ())))
     lives, problems = _opened((torch, jax), "fp64")
     problems += [sentence for live in lives if not problems and (sentence := own_randomness(live))]
     if problems:
@@ -79,6 +79,13 @@ def examine(port: Port, *, free_steps: int = 100, low_precision: bool = True, se
         left_out = (LEFT_OUT,) if low_precision else ()
         return replace(report, fixes=tuple(fixes), fixed=fixed, notes=(*report.notes, *left_out))
     return _lower(report, (torch, jax), port.total_steps, free_steps, seeds) if low_precision else report
+
+
+def _constants(sides: tuple[Side, Side]) -> tuple[str, ...]:
+    """The sentence that names the buffers that each side keeps for itself, where there are any."""
+    names = [f"{', '.join(sorted(side.constants))} ({side.backend})" for side in sides if side.constants]
+    what = "buffers that no training step changes are constants of their own model, and were not matched"
+    return (f"{what}: {'; '.join(names)}",) if names else ()
 
 
 def _lower(report: Report, sides: tuple[Side, Side], total_steps: int, free_steps: int, seeds: int) -> Report:

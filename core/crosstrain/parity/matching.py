@@ -1,6 +1,6 @@
 """Matches the parameters of two native models by name, structure, shape and role. Nothing is guessed silently."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -8,6 +8,12 @@ from crosstrain.parity.likeness import Likeness, numbers, words
 from crosstrain.parity.names import Part
 
 How = Literal["hint", "name", "packed attention", "similar name", "rank of numbers", "structure"]
+
+
+_SHOWN = 6
+
+BUFFER = "buffer"
+"""The role of what is no parameter."""
 
 
 class Parameter(NamedTuple):
@@ -38,9 +44,9 @@ class Matching:
 
     Attributes:
         pairs: the matches, in the reference's order.
-        ambiguous: reference parameter -> the others it may belong to.
-        missing: reference parameters without a partner.
-        unmatched: the other model's parameters without a partner.
+        ambiguous: reference parameter -> the others of its shape that it may belong to: a hint decides.
+        missing: reference parameters without a partner, and without one that a hint could name.
+        unmatched: the other model's parameters without a partner, likewise.
     """
 
     pairs: tuple[Pair, ...]
@@ -52,6 +58,22 @@ class Matching:
     def complete(self) -> bool:
         """Whether every parameter has one partner."""
         return not (self.ambiguous or self.missing or self.unmatched)
+
+    def problem(self, reference: str, other: str) -> str:
+        """What keeps the models from being compared, and what to do; empty where nothing does.
+
+        Args:
+            reference: what the reference is called.
+            other: what the other model is called.
+        """
+        alone = ((reference, other, self.missing), (other, reference, self.unmatched))
+        parts = [f"give hints for {_listed(tuple(self.ambiguous))}"] if self.ambiguous else []
+        parts += [
+            f"only the {side} model has {_listed(names)}: take it away there, or give the {rest} model the same"
+            for side, rest, names in alone
+            if names
+        ]
+        return "; ".join(parts)
 
     def names_of_other(self) -> dict[str, Part]:
         """The other model's own name -> its place in the reference's names."""
@@ -112,7 +134,7 @@ def match(
     _take_packed(search)
     _take_similar(search)
     _take_structure(search)
-    ambiguous = {p.name: tuple(q.name for q in others) for mine, others in search.groups() if others for p in mine}
+    ambiguous = {p.name: names for p in search.reference.values() if (names := _possible(p, search.other.values()))}
     order = [parameter.name for parameter in reference]
     return Matching(
         pairs=tuple(sorted(search.pairs.values(), key=lambda pair: order.index(pair.reference))),
@@ -120,6 +142,16 @@ def match(
         missing=tuple(name for name in search.reference if name not in ambiguous),
         unmatched=tuple(name for name in search.other if not any(name in names for names in ambiguous.values())),
     )
+
+
+def _possible(parameter: Parameter, others: Iterable[Parameter]) -> tuple[str, ...]:
+    """What a hint could name: the shape must be the same, roles may be read otherwise, but no buffer is a parameter."""
+    buffer = parameter.role == BUFFER
+    return tuple(q.name for q in others if q.shape == parameter.shape and (q.role == BUFFER) == buffer)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _take_hints(search: _Search, hints: Mapping[str, str]) -> None:
