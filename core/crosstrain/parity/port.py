@@ -21,7 +21,8 @@ from crosstrain.accelerator import Accelerator
 from crosstrain.data.sources import Arrays
 from crosstrain.errors import ConfigError
 from crosstrain.optim import OptimizerSpec
-from crosstrain.parity.matching import Matching, Parameter, match
+from crosstrain.parity.constants import constant_buffers, left_out
+from crosstrain.parity.matching import BUFFER, Matching, Parameter, match
 from crosstrain.parity.side import Side
 from crosstrain.scripts import load_script
 from crosstrain.step import LossFn
@@ -43,6 +44,8 @@ class Port:
     def sides(self) -> tuple[Side, Side, Matching]:
         """The torch side (the reference), the JAX side in the torch side's names, and how they were matched.
 
+        Buffers that no training step changes need no partner.
+
         Raises:
             ConfigError: a hint names a parameter that is not there.
         """
@@ -54,7 +57,15 @@ class Port:
             batches=self.batches,
         )
         jax = replace(torch, backend="jax", model=lambda _: self.jax_model(), loss_fn=self.jax_loss)
-        matching = match(_parameters(torch), _parameters(jax), self.hints)
+        mine, theirs = _parameters(torch), _parameters(jax)
+        matching = match(mine, theirs, self.hints)
+        if any(each.role == BUFFER for each in (*mine, *theirs)):
+            own = left_out(matching, constant_buffers(torch), constant_buffers(jax), self.hints)
+            torch, jax = (replace(side, constants=names) for side, names in zip((torch, jax), own, strict=True))
+            mine, theirs = (
+                [p for p in each if p.name not in out] for each, out in zip((mine, theirs), own, strict=True)
+            )
+            matching = match(mine, theirs, self.hints)
         return torch, replace(jax, names=matching.names_of_other()), matching
 
 
@@ -91,7 +102,7 @@ def _parameters(side: Side) -> list[Parameter]:
     roles: dict[str, str] = dict(state.parameter_roles)
     shapes = dict(state.parameter_shapes)
     for name, values in state.snapshot().buffers.items():
-        shapes[name], roles[name] = values.shape, "buffer"
+        shapes[name], roles[name] = values.shape, BUFFER
     order = list(accelerator.module_settings(state.model))
     kinds = {"weight": 0, "bias": 1}
 
