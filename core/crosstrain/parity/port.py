@@ -12,6 +12,8 @@ The file defines, at its top level:
     total_steps = 1000                          # optional: length of the run, for the schedule
 """
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 
 from crosstrain.accelerator import Accelerator
 from crosstrain.data.sources import Arrays
-from crosstrain.errors import ConfigError
+from crosstrain.errors import ConfigError, require_count
 from crosstrain.optim import OptimizerSpec
 from crosstrain.parity.constants import constant_buffers, left_out
 from crosstrain.parity.matching import BUFFER, Matching, Parameter, match
@@ -73,7 +75,7 @@ def load_port(path: Path) -> Port:
     """Runs a file and reads the port it defines.
 
     Raises:
-        ConfigError: the file is missing, or does not define what it has to.
+        ConfigError: the file is missing, or does not define what it has to, in its kind.
     """
     module = load_script(path, "the port")
     shared_loss = getattr(module, "loss_fn", None)
@@ -92,6 +94,16 @@ def load_port(path: Path) -> Port:
         kind = type(found["optimizer"]).__name__
         raise ConfigError(f"optimizer must be an OptimizerSpec, got {kind}. Use ct.sgd, ct.adam or ct.adamw.")
     options = {name: getattr(module, name) for name in ("hints", "total_steps") if hasattr(module, name)}
+    for name, value in found.items():
+        # A model can be called too, so that one that was made already would be taken for what makes it.
+        makes = inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, functools.partial)
+        if name != "optimizer" and not (makes or (callable(value) and not name.endswith("model"))):
+            kind = type(value).__name__
+            raise ConfigError(f"{name} must be a function, got a {kind}. Write: def {name}(...): return ...")
+    require_count("total_steps", options.get("total_steps", 1))
+    if not isinstance(options.get("hints", {}), Mapping):
+        kind = type(options["hints"]).__name__
+        raise ConfigError(f"hints must be a dict of torch parameter -> flax parameter, got a {kind}.")
     return Port(**{**found, **options})
 
 
