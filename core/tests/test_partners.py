@@ -30,6 +30,11 @@ def test_a_buffer_is_no_partner_of_a_parameter() -> None:
     assert (matching.missing, matching.unmatched) == (("fc.bias",), ("mask",))
 
 
+def test_the_same_name_with_another_shape_is_no_missing_parameter() -> None:
+    text = match([WEIGHT], [Parameter("fc.weight", (6, 4), "weight")]).problem("torch", "jax")
+    assert text == "fc.weight has the shapes (4, 6) and (6, 4), as both engines write it"
+
+
 def test_long_lists_are_cut() -> None:
     many = [Parameter(f"p{index}.w", (index + 1,), "weight") for index in range(9)]
     assert "p0.w, p1.w, p2.w, p3.w, p4.w, p5.w and 3 more:" in match(many, []).problem("torch", "jax")

@@ -70,7 +70,7 @@ class FlaxPacked(nnx.Module):
 
 
 class TorchNormed(nn.Module):
-    """A mean over examples and positions takes the bias of the convolution away."""
+    """A mean over examples and positions takes the bias of a convolution away: 16,384 terms cancel, and round."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,9 +80,7 @@ class TorchNormed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for conv in (self.conv, self.second):
-            x = conv(x)
-            mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, correction=0)
-            x = torch.relu((x - mean) / (variance + 1e-5).sqrt())
+            x = torch.relu(nn.functional.batch_norm(conv(x), None, None, training=True))
         return self.head(x.mean((2, 3)))
 
 

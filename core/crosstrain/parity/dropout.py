@@ -128,7 +128,9 @@ def _calls(live: Live, probe: Any, layers: Mapping[str, ModuleSettings]) -> list
 def _shared_path(names: Names, path: str, settings: ModuleSettings) -> str:
     """A dropout layer has no parameters by which it was matched: it belongs to the module that holds it."""
     owner, _, last = path.rpartition(".")
-    return f"{names.module(owner)}.{last}" if owner and settings.kind == "dropout" else path
+    if settings.kind != "dropout":
+        return names.module(path)
+    return f"{names.module(owner)}.{last}" if owner else last
 
 
 def _difference(a: Call, b: Call, same_values: bool) -> str:

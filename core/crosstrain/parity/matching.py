@@ -1,7 +1,7 @@
 """Matches the parameters of two native models by name, structure, shape and role. Nothing is guessed silently."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from crosstrain.parity.likeness import Likeness, numbers, words
@@ -47,12 +47,14 @@ class Matching:
         ambiguous: reference parameter -> the others of its shape that it may belong to: a hint decides.
         missing: reference parameters without a partner, and without one that a hint could name.
         unmatched: the other model's parameters without a partner, likewise.
+        reshaped: names of both models without a partner -> their two shapes.
     """
 
     pairs: tuple[Pair, ...]
     ambiguous: Mapping[str, tuple[str, ...]]
     missing: tuple[str, ...]
     unmatched: tuple[str, ...]
+    reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -69,9 +71,12 @@ class Matching:
         alone = ((reference, other, self.missing), (other, reference, self.unmatched))
         parts = [f"give hints for {_listed(tuple(self.ambiguous))}"] if self.ambiguous else []
         parts += [
-            f"only the {side} model has {_listed(names)}: take it away there, or give the {rest} model the same"
+            f"{name} has the shapes {x} and {y}, as both engines write it" for name, (x, y) in self.reshaped.items()
+        ]
+        parts += [
+            f"only the {side} model has {_listed(own)}: take it away there, or give the {rest} model the same"
             for side, rest, names in alone
-            if names
+            if (own := [name for name in names if name not in self.reshaped])
         ]
         return "; ".join(parts)
 
@@ -135,12 +140,17 @@ def match(
     _take_similar(search)
     _take_structure(search)
     ambiguous = {p.name: names for p in search.reference.values() if (names := _possible(p, search.other.values()))}
+    missing = tuple(name for name in search.reference if name not in ambiguous)
+    unmatched = tuple(name for name in search.other if not any(name in names for names in ambiguous.values()))
     order = [parameter.name for parameter in reference]
     return Matching(
         pairs=tuple(sorted(search.pairs.values(), key=lambda pair: order.index(pair.reference))),
         ambiguous=ambiguous,
-        missing=tuple(name for name in search.reference if name not in ambiguous),
-        unmatched=tuple(name for name in search.other if not any(name in names for names in ambiguous.values())),
+        missing=missing,
+        unmatched=unmatched,
+        reshaped={
+            name: (search.reference[name].shape, search.other[name].shape) for name in missing if name in unmatched
+        },
     )
 
 
