@@ -11,7 +11,7 @@ from flax import nnx
 from torch import nn
 
 import crosstrain as ct
-from crosstrain.parity import Port, Report, examine
+from crosstrain.parity import Port, Report, assert_same_training, examine
 
 FEATURES, CLASSES = 6, 3
 
@@ -70,12 +70,12 @@ def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
     return ops.cross_entropy(model(batch["x"]), batch["label"])
 
 
-def report_of(torch_model: Callable[[], Any], jax_model: Callable[[], Any], shape: tuple[int, ...]) -> Report:
+def port_of(torch_model: Callable[[], Any], jax_model: Callable[[], Any], shape: tuple[int, ...]) -> Port:
     def batches(step: int) -> dict[str, np.ndarray]:
         draw = np.random.default_rng(step)
         return {"x": draw.normal(size=(8, *shape)), "label": draw.integers(0, CLASSES, 8).astype(np.int32)}
 
-    port = Port(
+    return Port(
         torch_model=torch_model,
         jax_model=jax_model,
         torch_loss=loss_fn,
@@ -84,14 +84,21 @@ def report_of(torch_model: Callable[[], Any], jax_model: Callable[[], Any], shap
         optimizer=ct.adamw(1e-3),
         total_steps=2,
     )
+
+
+def report_of(port: Port) -> Report:
     return examine(port, free_steps=2, low_precision=False)
 
 
-def report(rates: Sequence[float | None], others: Sequence[float | None], **options: Any) -> Report:
+def nets(rates: Sequence[float | None], others: Sequence[float | None], **options: Any) -> Port:
     def layers() -> list[nn.Module | None]:
         return [None if rate is None else nn.Dropout(rate) for rate in rates]
 
-    return report_of(lambda: TorchNet(*layers()), lambda: FlaxNet(others, **options), (FEATURES,))
+    return port_of(lambda: TorchNet(*layers()), lambda: FlaxNet(others, **options), (FEATURES,))
+
+
+def report(rates: Sequence[float | None], others: Sequence[float | None], **options: Any) -> Report:
+    return report_of(nets(rates, others, **options))
 
 
 def causes(found: Report) -> dict[str, str]:
@@ -100,6 +107,12 @@ def causes(found: Report) -> dict[str, str]:
 
 def test_the_same_dropout_is_the_same_algorithm() -> None:
     assert report((0.1, 0.5), (0.1, 0.5)).same
+
+
+def test_a_test_suite_compares_dropout_too() -> None:
+    assert_same_training(nets((0.1, 0.5), (0.1, 0.5)), free_steps=2)
+    with pytest.raises(AssertionError, match="dropout second"):
+        assert_same_training(nets((0.1, 0.1), (0.1, None)), free_steps=2)
 
 
 def test_a_missing_layer_of_the_same_rate_is_found() -> None:
@@ -138,6 +151,6 @@ def test_no_fix_closes_a_gap_that_is_the_dropout() -> None:
     ids=["elements", "channels", "channels against elements", "another dimension", "batch", "alpha"],
 )
 def test_what_is_dropped_as_one(drop: nn.Module, dims: tuple[int, ...], drops: tuple[str, str] | None) -> None:
-    found = causes(report_of(lambda: TorchImages(drop), lambda: FlaxImages(dims), (2, 5, 4)))
+    found = causes(report_of(port_of(lambda: TorchImages(drop), lambda: FlaxImages(dims), (2, 5, 4))))
     wanted = {} if drops is None else {"dropout drop": f"rate 0.3 of {drops[0]} against rate 0.3 of {drops[1]}"}
     assert found == wanted
