@@ -26,7 +26,7 @@ from crosstrain.memory import Memory
 from crosstrain.mesh import MeshSpec
 from crosstrain.meshes import Meshes
 from crosstrain.optim import Averaging, OptimizerSpec
-from crosstrain.precision import Precision
+from crosstrain.precision import Precision, require_casting
 from crosstrain.probe import Inspection
 from crosstrain.processes import Processes
 from crosstrain.program_cache import CompileCache, cache_folder
@@ -119,6 +119,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
                 f"deepspeed must be None on islands, whose processes share nothing, got {deepspeed}. Use one."
             )
         self.precision, self.deepspeed = Precision.parse(precision), deepspeed
+        require_casting(self.precision, self.backend, self._castings)
         self.seed = seed
         self.nan_policy: NanPolicy = nan_policy
         self._cache_folder = cache_folder(compile_cache, self.backend)

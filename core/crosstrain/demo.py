@@ -9,6 +9,7 @@ import numpy as np
 
 from crosstrain import backends, data, optim, schedules
 from crosstrain.accelerator import Accelerator
+from crosstrain.errors import require_count, require_folder
 from crosstrain.models import GPTConfig, ResNet9Config
 from crosstrain.ops import Ops
 from crosstrain.parity.compare import Comparison
@@ -77,6 +78,8 @@ def demo(backend: Literal["jax", "torch", "both"] = "both", seeds: int = 3, out:
     Returns:
         The exit status: 0 when the engines agree (or only one ran), else 1.
     """
+    require_count("seeds", seeds)
+    require_folder("out", out)
     console = report_console()
     recipes = (digits_recipe(), bytes_recipe())
     if backend != "both":

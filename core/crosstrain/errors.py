@@ -6,6 +6,7 @@ built-in exception a Python user would expect. Messages follow one form:
 """
 
 import numbers
+from pathlib import Path
 
 
 class CrosstrainError(Exception):
@@ -27,6 +28,17 @@ def require_count(name: str, value: object, kind: "type[CrosstrainError] | None"
         raise error(f"{name} must be an integer, got {name}={value!r}. Use for example int({name}).")
     if value < 1:
         raise error(f"{name} must be at least 1, got {name}={value}.")
+
+
+def require_folder(name: str, path: Path) -> None:
+    """Refuses where no folder can be: something else is there already.
+
+    Raises:
+        ConfigError: names it.
+    """
+    there = next((each for each in (path, *path.parents) if each.exists()), None)
+    if there is not None and not there.is_dir():
+        raise ConfigError(f"{name} must be a folder, or nothing yet, got {name}={path}, where {there} is a file.")
 
 
 class BackendError(CrosstrainError, ImportError):

@@ -12,7 +12,7 @@ from crosstrain.data.placement import Augment, Placement
 from crosstrain.data.resident import Resident, as_arrays
 from crosstrain.errors import ConfigError
 from crosstrain.mesh import MeshSpec
-from crosstrain.precision import Precision
+from crosstrain.precision import Casting, Precision
 from crosstrain.sharding import BATCH_AXES, PIPELINE_AXIS, SEQUENCE_AXIS, ShardingRules
 
 REDUCED_AXES = ("data", "fsdp")
@@ -39,6 +39,7 @@ class Meshes:
     process_count: int
     _wide_integers: ClassVar[bool]
     _mesh_axes: ClassVar[tuple[str, ...]]
+    _castings: ClassVar[tuple[Casting, ...]] = ("cast",)
     _batch_part: tuple[tuple[int, ...], int]
     _augment: Augment
 

@@ -88,13 +88,17 @@ class MetricSum:
     def result(self, everywhere: Callable[[np.ndarray], np.ndarray] | None = None) -> dict[str, float]:
         """Every device metric over all examples that were added; empty when none were. Waits.
 
+        A metric that some batches do not have is over the examples of the others.
+
         Args:
             everywhere: adds sums and weights up over processes that see other examples.
         """
         if not self._parts:
             return {}
-        names = self._parts[0].names
-        total = sum((part.sums() for part in self._parts), np.zeros((len(names), 2)))
+        names = tuple(dict.fromkeys(name for part in self._parts for name in part.names))
+        total = np.zeros((len(names), 2))
+        for part in self._parts:
+            total[[names.index(name) for name in part.names]] += part.sums()
         total = total if everywhere is None else everywhere(total)
         return {
             name: float(value / weight) if weight else float("nan")

@@ -79,6 +79,19 @@ class Precision:
         return "float64" if self.param_dtype == "float64" else "float32"
 
 
+def require_casting(precision: Precision, backend: str, castings: tuple[Casting, ...]) -> None:
+    """Refuses a precision that an engine with these castings does not have.
+
+    Raises:
+        ConfigError: says so.
+    """
+    if precision.casting not in castings:
+        raise ConfigError(
+            f"casting must be {' or '.join(map(repr, castings))} on the {backend} engine, got "
+            f"casting={precision.casting!r}. Use precision='bf16'."
+        )
+
+
 PRESETS = {
     "fp64": Precision(param_dtype="float64", compute_dtype="float64"),
     "fp32": Precision(),

@@ -1,6 +1,7 @@
 """Scripts that commands read: a Python file is run, and gives what it defines at its top level."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -8,7 +9,7 @@ from crosstrain.errors import ConfigError
 
 
 def load_script(path: Path, what: str) -> ModuleType:
-    """Runs a Python file, under another name than `__main__`.
+    """Runs a Python file, under another name than `__main__`. It can import its neighbours, as with `python FILE`.
 
     Args:
         path: of the file.
@@ -23,5 +24,9 @@ def load_script(path: Path, what: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ConfigError(f"{what} must be a Python file, got {path}.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look up what an annotation names
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     spec.loader.exec_module(module)
     return module

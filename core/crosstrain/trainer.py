@@ -213,7 +213,7 @@ class Trainer(Recipes):
             predict_fn: returns an array of shape (B, ...), or a dict of such.
 
         Returns:
-            Arrays of shape (number of examples, ...); a bare array is called `prediction`.
+            Arrays of shape (number of examples, ...), without those of weight 0; a bare array is called `prediction`.
         """
         step = self.accelerator.predict_step(predict_fn)
 

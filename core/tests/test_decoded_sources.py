@@ -125,6 +125,14 @@ def test_parquet_numbers_are_arrays_over_files_and_row_groups(tmp_path, group):
     assert source.fields()["x"].dtype == np.int16
 
 
+@pytest.mark.parametrize(("first", "second"), [("int64", "float64"), ("uint8", "int32")])
+def test_parquet_files_of_unlike_types_are_refused(tmp_path, first, second):
+    for name, kind in (("a", first), ("b", second)):
+        pq.write_table(pa.table({"x": np.array([1, 2, 3], kind)}), tmp_path / f"{name}.parquet")
+    with pytest.raises(ct.DataError, match=f"column 'x' must have one type in all files, got {first} and {second}"):
+        ct.data.parquet([tmp_path / "a.parquet", tmp_path / "b.parquet"])
+
+
 def test_parquet_text_and_bytes_reach_a_transform(tmp_path):
     words, blobs = ["a", "bb", "", "dé", "e"], [b"\0", b"1", b"", b"3", b"4"]
     path = write_parquet(tmp_path / "t.parquet", {"text": words, "blob": blobs, "n": range(5)}, row_group_size=2)

@@ -98,5 +98,12 @@ def test_a_sum_reports_device_metrics_only(device):
     assert set(total.result()) == {"loss", "accuracy"}
 
 
+def test_a_sum_goes_by_names_where_batches_have_other_metrics():
+    total = ct.MetricSum()
+    total.add(metrics(Device(np.array([[8.0, 4], [3, 4]])), names=("loss", "accuracy")))
+    total.add(metrics(Device(np.array([[5.0, 1], [7, 2]])), names=("loss", "mae")))
+    assert total.result() == {"loss": 2.6, "accuracy": 0.75, "mae": 3.5}
+
+
 def test_a_sum_of_nothing_is_empty():
     assert ct.MetricSum().result() == {}

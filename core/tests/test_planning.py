@@ -4,11 +4,12 @@ import math
 from pathlib import Path
 
 import pytest
+import tyro
 
 import crosstrain as ct
 from crosstrain.planning import CHIPS, Collective, Measured, Memory, Report, Topology, load_job, sent_bytes, together
 from crosstrain.planning.chips import GIB
-from crosstrain.planning.command import parse_mesh
+from crosstrain.planning.command import parse_mesh, plan
 from crosstrain.planning.sweep import candidates, sweep
 from crosstrain.sharding import ParamPlan, ShardingPlan
 
@@ -126,10 +127,17 @@ def test_meshes_are_parsed() -> None:
     assert parse_mesh("data=-1, fsdp=2") == ct.MeshSpec(fsdp=2)
 
 
-@pytest.mark.parametrize("text", ["", "fsdp", "fsdp=x", "model=2", "fsdp=2,fsdp=2", "fsdp=0"])
+@pytest.mark.parametrize("text", ["", "fsdp", "fsdp=x", "model=2", "fsdp=2,fsdp=2", "fsdp=0", "fsdp=²", "fsdp=--2"])
 def test_meshes_that_cannot_be(text: str) -> None:
     with pytest.raises(ct.ConfigError):
         parse_mesh(text)
+
+
+def test_an_option_that_is_given_twice_counts_twice() -> None:
+    for meshes in (["fsdp=2", "model=2"], ["model=2", "fsdp=2"]):
+        options = [part for mesh in meshes for part in ("--mesh", mesh)]
+        with pytest.raises(ct.ConfigError, match="mesh='model=2'"):
+            tyro.cli(plan, args=["train.py", "--topology", "cpu:2", *options])
 
 
 def test_a_job_is_read_from_a_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,14 @@ def test_a_second_plan_keeps_what_was_frozen_before():
     assert body.rate_scale == pytest.approx(0.1)
     assert list(body.updates(14)) == [4, 5, 6, 7, 12, 13]
     assert second.learning_rate(3) == first.learning_rate(3)
+
+
+def test_fine_tuning_lets_learn_again_what_was_frozen_before():
+    by_hand = ct.LayerGroup(match="^body", frozen=((2, None),))
+    base = replace(ct.adamw(1.0), layers=(by_hand,))
+    plan = fine_tune_plan(base, 2e-3, LAYERS, 6, (4, 4), lr_mult=100.0, pct_start=0.3, div=5.0)
+    assert list(plan.settings("body.weight", "weight").updates(14)) == [0, 1, 10, 11, 12, 13]
+    assert list(plan.settings("body.norm.weight", "norm").updates(8)) == [0, 1, 6, 7]
 
 
 def test_a_plan_that_was_stopped_ends_there():

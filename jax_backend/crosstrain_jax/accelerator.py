@@ -14,7 +14,6 @@ from flax import nnx
 from crosstrain.accelerator import Accelerator, Platform
 from crosstrain.checkpoint import Writer
 from crosstrain.collectives import Extent
-from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.probe import ModuleSettings, Probe
@@ -111,11 +110,6 @@ class JaxAccelerator(Accelerator):
         return "replicated" if values.is_fully_replicated else "sharded"
 
     def _open(self, platform: Platform | None) -> None:
-        if self.precision.casting == "autocast":
-            raise ConfigError(
-                "casting must be 'cast' on the jax engine, got casting='autocast', which only torch has. "
-                "Use precision='bf16'."
-            )
         keep_programs(self._cache_folder)
         self._devices = sharding.choose_devices(platform, own=self.islands)
         self.process_count = jax.process_count()

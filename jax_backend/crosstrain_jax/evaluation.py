@@ -13,7 +13,7 @@ from crosstrain.state import require_states
 from crosstrain.step import LossFn
 from crosstrain_jax.collectives import read
 from crosstrain_jax.layout import Layout, Leaves
-from crosstrain_jax.objective import Batch, Program, Programs, Runtime, arrays
+from crosstrain_jax.objective import Batch, Program, Programs, Runtime, Table, arrays
 from crosstrain_jax.state import JaxState
 
 
@@ -25,7 +25,7 @@ def eval_step(
     def compile_program(layouts: tuple[Layout, ...]) -> Program:
         program = Program(runtime, loss_fn, layouts)
 
-        def evaluate(params: Leaves, buffers: Leaves, batch: Batch, others: Any) -> jax.Array:
+        def evaluate(params: Leaves, buffers: Leaves, batch: Batch, others: Any) -> Table:
             result, _ = program.forward(params, buffers, batch, None, others)
             return program.table(result, batch)[1]
 
@@ -37,7 +37,8 @@ def eval_step(
     def run(state: JaxState, batch: Batch, *others: JaxState) -> Metrics:
         require_states(state, *others)
         program = programs.get(state, others)
-        return program.metrics(program.run(_weights(state, averaged), state.buffers, to_device(batch), arrays(others)))
+        table = program.run(_weights(state, averaged), state.buffers, to_device(batch), arrays(others))
+        return table.metrics()
 
     return run
 

@@ -1,6 +1,7 @@
 """A loss function over models as a program to compile: forward pass, exact gradients over micro-batches, metrics."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -68,8 +69,41 @@ class _Balanced(NamedTuple):
     balance: Loss
 
 
+@jax.tree_util.register_dataclass
+@dataclass(slots=True)  # one is made in every step, and a frozen one takes twice the time
+class Table:
+    """Loss and metrics of a step, or of several: what compiled programs return of them.
+
+    One program has a compiled form for each structure of batches, whose metrics may be others: so the names belong to
+    what the form returns, and are no array.
+
+    Attributes:
+        sums: sums and weights, shape (n, 2), or (steps, n, 2).
+        names: of the n.
+    """
+
+    sums: jax.Array
+    names: tuple[str, ...] = field(metadata={"static": True})
+
+    @property
+    def weight(self) -> jax.Array:
+        """The weight of the loss."""
+        return self.sums[0, 1]
+
+    def with_norm(self, norm: jax.Array) -> "Table":
+        """With the norm of the gradients after the metrics."""
+        row = jnp.stack([norm, jnp.ones_like(norm)])[None].astype(self.sums.dtype)
+        return Table(jnp.concatenate([self.sums, row]), (*self.names, "grad_norm"))
+
+    def metrics(self, known: dict[str, float] | None = None, step: int | None = None) -> Metrics:
+        """Of the step, or of one of several; nothing is copied before somebody reads."""
+        # JAX keeps the copy that the first read makes, so the sums of several steps are copied once.
+        fetch = np.asarray if step is None else lambda sums: np.asarray(sums)[step]
+        return Metrics(self.names, self.sums, fetch, known)
+
+
 class Program:
-    """A compiled function for one structure of states; knows the names of the metrics once it was traced."""
+    """A compiled function for one structure of states."""
 
     def __init__(
         self,
@@ -83,7 +117,6 @@ class Program:
         """`stacked` is False for a program that looks into the blocks of a model: they run one by one then."""
         self.runtime, self.loss_fn, self.remat, self.stacked = runtime, loss_fn, remat, stacked
         self.layout, self.others = layouts[0], layouts[1:]
-        self.names: tuple[str, ...] = ()
         self.run: Callable[..., Any] = _not_compiled
         self.run_many: Callable[..., Any] = _not_compiled
         self.jitted: Any = _not_compiled
@@ -130,18 +163,17 @@ class Program:
             result = _Balanced(result, balances, balance)
         return result, self.layout.read_buffers(model, buffers)
 
-    def table(self, result: Any, batch: Batch) -> tuple[Loss, jax.Array]:
-        """The loss, and sums and weights of loss and metrics as one array of shape (n, 2)."""
+    def table(self, result: Any, batch: Batch) -> tuple[Loss, Table]:
+        """The loss, and sums and weights of loss and metrics."""
         balanced, result = (result, result.outputs) if isinstance(result, _Balanced) else (None, result)
         loss, metrics = read_outputs(result, examples=examples(batch), padded=WEIGHT in batch)
         if balanced is not None:
             _, balances, balance = balanced
             loss = loss._replace(sum=loss.sum + balances.part(balance, loss.weight, balance.weight))
             metrics[BALANCE] = balance
-        self.names = ("loss", *metrics)
         dtype = self.runtime.float_type
         pairs = [jnp.asarray(part, dtype) for each in (loss, *metrics.values()) for part in each]
-        return loss, jnp.stack(pairs).reshape(-1, 2)
+        return loss, Table(jnp.stack(pairs).reshape(-1, 2), ("loss", *metrics))
 
     def gradients(
         self,
@@ -151,7 +183,7 @@ class Program:
         batch: Batch,
         others: tuple[Arrays, ...],
         steps: int = 1,
-    ) -> tuple[Leaves, Leaves, jax.Array]:
+    ) -> tuple[Leaves, Leaves, Table]:
         """Gradients of sum / weight over the batch in `steps` micro-batches, new buffers, and the table."""
         if is_pipelined(self.runtime.mesh):
             return self._pipelined(params, buffers, count, batch, others, steps)
@@ -161,7 +193,7 @@ class Program:
             return self._reduced(params, buffers, count, batch, rows, others, steps)
         grads, buffers, table = self._local(params, buffers, count, batch, rows, others, steps)
         if steps > 1:
-            grads = jax.tree.map(lambda grad: grad / table[0, 1].astype(grad.dtype), grads)
+            grads = jax.tree.map(lambda grad: grad / table.weight.astype(grad.dtype), grads)
         return grads, buffers, table
 
     def _local(
@@ -174,14 +206,17 @@ class Program:
         others: tuple[Arrays, ...],
         steps: int,
         whole: bool = False,
-    ) -> tuple[Leaves, Leaves, jax.Array]:
+    ) -> tuple[Leaves, Leaves, Table]:
         """Gradients, of the sum for several micro-batches and in a part of the batch; new buffers, and the table."""
 
         def objective(params: Leaves, buffers: Leaves, batch: Batch, rows: jax.Array) -> Any:
             random = self.runtime.step_random(count, rows)
             result, buffers = self.forward(params, buffers, batch, random, others, whole=whole)
             loss, table = self.table(result, batch)
-            return (loss.sum / loss.weight if steps == 1 and not whole else loss.sum), (buffers, table)
+            if steps > 1 or whole:
+                return loss.sum, (buffers, table)
+            # A weight is a constant, also one that a loss function computes from parameters.
+            return loss.sum / jax.lax.stop_gradient(loss.weight), (buffers, table)
 
         differentiate = jax.grad(objective, has_aux=True)
         if steps == 1:
@@ -189,15 +224,15 @@ class Program:
             return grads, buffers, table
 
         def add(carry: Any, micro: Any) -> Any:
-            grads, buffers, table = carry
+            grads, table, buffers = carry
             more, (buffers, part) = differentiate(params, buffers, *micro)
-            return (jax.tree.map(jnp.add, grads, more), buffers, table + part), None
+            return (*jax.tree.map(jnp.add, (grads, table), (more, part)), buffers), None
 
         micro = jax.tree.map(lambda values: _micro_batches(values, steps), (batch, rows))
         first = jax.tree.map(lambda values: values[0], micro)
-        _, (_, shape) = jax.eval_shape(objective, params, buffers, *first)
-        start = (jax.tree.map(jnp.zeros_like, params), buffers, jnp.zeros(shape.shape, shape.dtype))
-        (grads, buffers, table), _ = jax.lax.scan(add, start, micro)
+        _, (_, outline) = jax.eval_shape(objective, params, buffers, *first)
+        start = (*jax.tree.map(jnp.zeros_like, (params, outline)), buffers)
+        (grads, table, buffers), _ = jax.lax.scan(add, start, micro)
         return grads, buffers, table
 
     def _reduced(
@@ -209,12 +244,12 @@ class Program:
         rows: jax.Array,
         others: tuple[Arrays, ...],
         steps: int,
-    ) -> tuple[Leaves, Leaves, jax.Array]:
+    ) -> tuple[Leaves, Leaves, Table]:
         """As `gradients`, added up over the devices in `Precision.reduce_dtype`, once for all micro-batches."""
         layouts = (self.layout, *self.others)
         reduction.require_no_buffers(layouts)
 
-        def sums(params: Leaves, count: Any, batch: Batch, rows: Any, others: Any) -> tuple[Leaves, jax.Array]:
+        def sums(params: Leaves, count: Any, batch: Batch, rows: Any, others: Any) -> tuple[Leaves, Table]:
             grads, _, table = self._local(params, (), count, batch, rows, others, steps, whole=True)
             return grads, table
 
@@ -224,7 +259,7 @@ class Program:
 
     def _pipelined(
         self, params: Leaves, buffers: Leaves, count: jax.Array, batch: Batch, others: tuple[Arrays, ...], steps: int
-    ) -> tuple[Leaves, Leaves, jax.Array]:
+    ) -> tuple[Leaves, Leaves, Table]:
         """As `gradients`, with all micro-batches in one forward pass: they follow each other through the stages."""
         rows = self.runtime.rows(batch)
         micro = jax.tree.map(lambda values: _micro_batches(values, steps), (batch, rows))
@@ -236,22 +271,10 @@ class Program:
                 return (loss.sum, table), kept
 
             (sums, tables), kept = jax.vmap(one, out_axes=(0, None))(*micro)
-            return sums.sum(), (kept, tables.sum(0))
+            return sums.sum(), (kept, jax.tree.map(lambda each: each.sum(0), tables))
 
         grads, (buffers, table) = jax.grad(objective, has_aux=True)(params)
-        return jax.tree.map(lambda grad: grad / table[0, 1].astype(grad.dtype), grads), buffers, table
-
-    def metrics(
-        self,
-        table: jax.Array,
-        extra: tuple[str, ...] = (),
-        known: dict[str, float] | None = None,
-        step: int | None = None,
-    ) -> Metrics:
-        """Wraps the table, or one of several steps' tables; nothing is copied before somebody reads."""
-        # JAX keeps the copy that the first read makes, so the tables of several steps are copied once.
-        fetch = np.asarray if step is None else lambda tables: np.asarray(tables)[step]
-        return Metrics(self.names + extra, table, fetch, known)
+        return jax.tree.map(lambda grad: grad / table.weight.astype(grad.dtype), grads), buffers, table
 
 
 def _shardings(layout: Layout, whole: bool) -> Shardings:

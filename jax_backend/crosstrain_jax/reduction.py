@@ -37,7 +37,7 @@ def require_no_buffers(layouts: Iterable[Layout]) -> None:
 
 
 def reduced(
-    sums: Callable[..., tuple[Leaves, jax.Array]], layouts: Sequence[Layout], precision: Precision, mesh: Mesh
+    sums: Callable[..., tuple[Leaves, Any]], layouts: Sequence[Layout], precision: Precision, mesh: Mesh
 ) -> Callable[..., Any]:
     """Gradients and table of a global batch from what every device computes on its examples.
 
@@ -56,15 +56,15 @@ def reduced(
         narrow = compute_params(params, precision) if casts(precision) else params
         return tuple(_gather(*each).astype(param.dtype) for param, *each in zip(params, narrow, specs, strict=True))
 
-    def local(params: Leaves, count: jax.Array, batch: Any, rows: jax.Array, others: Any) -> tuple[Leaves, jax.Array]:
+    def local(params: Leaves, count: jax.Array, batch: Any, rows: jax.Array, others: Any) -> tuple[Leaves, Any]:
         whole = gather(params, specs[0])
         others = tuple(
             (gather(params, spec), buffers) for (params, buffers), spec in zip(others, specs[1:], strict=True)
         )
         grads, table = sums(whole, count, batch, rows, others)
-        table = jax.lax.psum(table, BATCH_AXES)
+        table = jax.lax.psum(table, BATCH_AXES)  # a tree: the names are no arrays
         grads = tuple(map(_reduce, grads, specs[0]))
-        return tuple(grad / table[0, 1].astype(grad.dtype) for grad in grads), table
+        return tuple(grad / table.weight.astype(grad.dtype) for grad in grads), table
 
     split = P(BATCH_AXES)
     inputs = (specs[0], P(), split, split, tuple((spec, ()) for spec in specs[1:]))

@@ -26,7 +26,6 @@ class TrainRun:
     def __init__(self, loss_fn: LossFn, options: StepOptions, runtime: Runtime) -> None:
         self._loss_fn, self._options, self._runtime = loss_fn, options, runtime
         self._programs = Programs(self._compile)
-        self._extra = ("grad_norm",) if options.wants_norm else ()
 
     def __call__(self, state: JaxState, batch: Batch, hyper: StepHyper, others: tuple[JaxState, ...]) -> Metrics:
         """Forward, backward, clip, update: one call of a compiled program."""
@@ -34,7 +33,7 @@ class TrainRun:
         state.params, state.buffers, state.moments, state.averages, state.count, table = program.run(
             *self._arguments(state, batch, hyper, others)
         )
-        return program.metrics(table, self._extra, {"learning_rate": hyper[0]})
+        return table.metrics({"learning_rate": hyper[0]})
 
     def many(
         self, state: JaxState, batches: Sequence[Batch], hypers: Sequence[StepHyper], others: tuple[JaxState, ...]
@@ -46,10 +45,7 @@ class TrainRun:
         given = batches.fields if isinstance(batches, Stack) else tuple(batches)
         *leaves, tables = program.run_many(*leaves, rates, given, arrays(others))
         state.params, state.buffers, state.moments, state.averages, state.count = leaves
-        return [
-            program.metrics(tables, self._extra, {"learning_rate": hyper[0]}, step=index)
-            for index, hyper in enumerate(hypers)
-        ]
+        return [tables.metrics({"learning_rate": hyper[0]}, step=index) for index, hyper in enumerate(hypers)]
 
     def trace(self, state: Any, batch: Batch, others: tuple[Any, ...] = ()) -> jax.stages.Traced:
         """The very program that training runs, for states and a batch of shapes: it is lowered, not run."""
@@ -79,7 +75,7 @@ class TrainRun:
             norm = None
             if options.wants_norm:
                 norm = optim.global_norm(grads)
-                table = jnp.concatenate([table, jnp.stack([norm, jnp.ones_like(norm)])[None].astype(table.dtype)])
+                table = table.with_norm(norm)
             grads = optim.clip(grads, options.clipping, norm)
             params, moments, averages = program.layout.update(params, moments, averages, grads, hyper)
             return params, buffers, moments, averages, count + 1, table
@@ -141,6 +137,6 @@ def gradient_step(
         grads, state.buffers, table = program.run(
             state.params, state.buffers, state.count, to_device(batch), arrays(others)
         )
-        return program.metrics(table), JaxGradients(state.layout, grads)
+        return table.metrics(), JaxGradients(state.layout, grads)
 
     return run

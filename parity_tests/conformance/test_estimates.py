@@ -66,6 +66,15 @@ def test_functions_that_make_no_model_are_refused(backend: str) -> None:
         ct.estimate_memory(lambda: other(3) if backend == "jax" else other(), ct.adamw(1e-3), backend=backend)
 
 
+def test_a_precision_that_only_torch_has(backend: str) -> None:
+    config = cases.CASES["mlp"].config
+    if backend == "torch":
+        ct.estimate_memory(config, ct.adamw(1e-3), backend=backend, precision="bf16-autocast")
+        return
+    with pytest.raises(ct.ConfigError, match=f"casting must be 'cast' on the {backend} engine, got casting='autocast'"):
+        ct.estimate_memory(config, ct.adamw(1e-3), backend=backend, precision="bf16-autocast")
+
+
 def test_a_mesh_that_the_model_cannot_use_is_refused(backend: str) -> None:
     with pytest.raises(ct.ConfigError, match=r"expert=2 must split some parameter"):
         ct.estimate_memory(ct.models.MLPConfig(), ct.adamw(1e-3), backend=backend, mesh=ct.MeshSpec(expert=2))

@@ -121,6 +121,9 @@ def test_the_plot_is_a_picture(make: Make, tmp_path: Path) -> None:
     curve = trainer.lr_find(loader, RangeTest(steps=40))
     curve.plot(tmp_path / "runs" / "lr.png")
     assert (tmp_path / "runs" / "lr.png").read_bytes()[:4] == b"\x89PNG"
+    for path in (tmp_path, tmp_path / "lr.nothing"):
+        with pytest.raises(ct.ConfigError, match="a plot must be a file that ends in"):
+            curve.plot(path)
 
 
 SCRIPT = """
@@ -144,6 +147,8 @@ def test_the_command_reads_a_script_and_shows_the_curve(
     assert "valley" in shown
     assert "wrote" in shown
     assert out.is_file()
+    with pytest.raises(ct.ConfigError, match="a plot must be a file"):
+        lr_find(tmp_path / "none.py", out=tmp_path)
 
 
 def test_a_script_that_does_not_give_a_trainer_is_refused(backend: str, tmp_path: Path) -> None:

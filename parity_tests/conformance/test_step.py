@@ -27,6 +27,32 @@ def test_loss_falls_and_metrics_are_named(make: Make) -> None:
     assert snapshot.step == 20
 
 
+def test_metrics_belong_to_the_batch_they_were_computed_for(make: Make) -> None:
+    """A loss function may report others for batches of other fields, also after programs for both are there."""
+
+    def either(model: Any, batch: Any, ops: ct.Ops) -> Any:
+        logits = model(batch["image"])
+        if "label" in batch:
+            return loss_fn(model, batch, ops)
+        return ops.mse(logits, batch["target"]), {"mae": ops.mae(logits, batch["target"])}
+
+    accelerator = make()
+    state = prepared(accelerator, MLP)
+    labelled = images(8)
+    other = {"image": labelled["image"], "target": np.zeros((8, 10))}
+    step = accelerator.train_step(either, clip_norm=1.0, accumulate_steps=2)
+    gradients_of, evaluate = accelerator.value_and_grad(either), accelerator.eval_step(either)
+    calls: list[Callable[[dict[str, Any]], Any]] = [
+        lambda batch: step(state, batch),
+        lambda batch: step.many(state, [batch, batch])[1],
+        lambda batch: gradients_of(state, batch)[0],
+        lambda batch: evaluate(state, batch),
+    ]
+    for call in calls:
+        for batch, name in [(labelled, "accuracy"), (other, "mae")] * 2:
+            assert call(batch).names[:2] == ("loss", name)
+
+
 def test_metrics_stay_on_the_device_until_read(make: Make) -> None:
     _, metrics = after_steps(make(), MLP, images(8), steps=1)
     assert "on the device" in repr(metrics[0])
@@ -63,6 +89,20 @@ def test_accumulation_is_exact_with_uneven_weights(make: Make, config: Any, accu
     assert worst(split.params, once.params) <= 1e-12
     for name in ("loss", "accuracy", "grad_norm"):
         assert many[-1][name] == pytest.approx(one[-1][name], rel=1e-12)
+
+
+def test_no_gradient_flows_through_a_weight(make: Make) -> None:
+    def gated(model: Any, batch: dict[str, Any], ops: ct.Ops) -> ct.Loss:
+        logits = model(batch["image"])
+        return ops.mean(logits[:, 1] ** 2, logits[:, 0] ** 2)
+
+    found = []
+    for steps in (1, 2):
+        accelerator = make()
+        state = prepared(accelerator, MLP, ct.sgd(0.1))
+        step = accelerator.train_step(gated, accumulate_steps=steps, grad_norm=True)
+        found.append(step(state, images(16))["grad_norm"])
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
 def test_accumulation_is_exact_without_weights(make: Make) -> None:

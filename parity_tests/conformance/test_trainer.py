@@ -239,6 +239,25 @@ def test_an_iterable_without_length_trains_by_steps(make: Make) -> None:
     assert trainer.state.step == 7
 
 
+def test_the_last_step_is_logged_also_where_it_was_not_known_before(make: Make) -> None:
+    class Stop(ct.Callback):
+        def on_step_end(self, run: Run, metrics: ct.Metrics) -> None:
+            if run.step == 5:
+                run.stop("enough")
+
+    class Examples:
+        def __iter__(self) -> Any:
+            source = images(12)
+            return ({name: values[index] for name, values in source.items()} for index in range(12))
+
+    for callbacks, source, last in (((Stop(),), images(32), 5), ((), Examples(), 6)):
+        accelerator = make()
+        history = trainer_of(accelerator, *callbacks, log_every=4).fit(
+            accelerator.loader(source, batch_size=4), epochs=2
+        )
+        assert [record.step for record in history.train] == [4, last]
+
+
 def test_batches_follow_the_order_that_core_defines(make: Make) -> None:
     accelerator = make(seed=3)
     data = {"index": np.arange(50, dtype=np.int32)}

@@ -1,5 +1,6 @@
 """What a process does in a run under DeepSpeed's ZeRO, or in the same run without it."""
 
+import contextlib
 import json
 import os
 import sys
@@ -46,6 +47,7 @@ def main(folder: Path, stage: int, optimizer: str) -> None:
     state = prepare(accelerator, optimizer)
     step = accelerator.train_step(loss_fn, accumulate_steps=2, clip_norm=0.5)
     half, losses, kept = STEPS // 2, [], None
+    fail_half_way(accelerator, state)
     checkpoints = Checkpoints(accelerator, folder / f"native-{stage}-{optimizer}")
     for index, batch in enumerate(batches(accelerator)):
         if index == half:
@@ -71,6 +73,18 @@ def main(folder: Path, stage: int, optimizer: str) -> None:
     sys.stdout.flush()
     if accelerator.process_count > 1:
         os._exit(0)  # a rank may abort while its interpreter ends
+
+
+def fail_half_way(accelerator: ct.Accelerator, state: ct.TrainState) -> None:
+    """A step whose second micro-batch fails: what the first one left is no part of later steps."""
+    calls = []
+
+    def failing(model: Any, batch: Any, ops: Any) -> Any:
+        calls.append(1)
+        return {}["nothing"] if len(calls) == 2 else loss_fn(model, batch, ops)
+
+    with contextlib.suppress(KeyError):
+        accelerator.train_step(failing, accumulate_steps=2)(state, batches(accelerator)[0])
 
 
 def resumed(accelerator: Any, state: Any, step: Any, load: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import crosstrain as ct
-from crosstrain.demo import bytes_recipe, digits_recipe
+from crosstrain.demo import bytes_recipe, demo, digits_recipe
 from crosstrain.parity import Comparison, Trace, accuracy_limit, record, relative_difference
 from crosstrain.parity.report import write
 from crosstrain.parity.tables import comparison_view
@@ -83,6 +83,16 @@ def test_the_recipes_agree_in_float64(recipe: object) -> None:
     assert len(a.loss) == 8
     assert relative_difference(a.loss, b.loss).max() < 1e-13
     assert relative_difference(a.grad_norm, b.grad_norm).max() < 1e-12
+
+
+def test_what_the_demo_cannot_do_is_said_before_it_begins(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ct.ConfigError, match="seeds must be at least 1"):
+        demo(seeds=0)
+    with pytest.raises(
+        ct.ConfigError, match=r"out must be a folder, or nothing yet, got .*/file/demo, where .*/file is"
+    ):
+        demo(out=tmp_path / "file" / "demo")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -16,6 +16,7 @@ from crosstrain.checkpoint import Writer
 from crosstrain.errors import ConfigError
 from crosstrain.models.spec import ModelConfig
 from crosstrain.optim import Averaging, OptimizerSpec
+from crosstrain.precision import Casting
 from crosstrain.probe import ModuleSettings, Probe
 from crosstrain.sharding import PIPELINE_AXIS, SEQUENCE_AXIS, plan_model
 from crosstrain.step import EvalStep, GradientStep, LossFn, PredictStep, Remat, RunStep, StepOptions, require_remat
@@ -36,6 +37,7 @@ class TorchAccelerator(Accelerator):
     _native_model: ClassVar[str] = "torch.nn.Module"
     _wide_integers: ClassVar[bool] = True
     _has_deepspeed: ClassVar[bool] = True
+    _castings: ClassVar[tuple[Casting, ...]] = ("cast", "autocast")
     _mesh_axes: ClassVar[tuple[str, ...]] = ("data", "fsdp", "tensor", "context", "expert", "pipeline")
     _group: Any
 

@@ -79,11 +79,22 @@ def _freed(roots: Sequence[FSDPModule]) -> Iterator[None]:
             if root._get_fsdp_state()._is_root:
                 root.reset_iter_state()
             root.zero_grad(set_to_none=True)
+            _drop_gathered_gradients(root)
         raise
     finally:
         for root in roots:
             for module in fsdp_modules(root):
                 module.reshard()
+
+
+def _drop_gathered_gradients(root: FSDPModule) -> None:
+    """Takes off what the micro-batches before the last one have added up: torch keeps it in what it gathers into."""
+    for module in fsdp_modules(root):
+        for group in module._get_fsdp_state()._fsdp_param_groups:
+            for param in group.fsdp_params:
+                param.unsharded_accumulated_grad = None
+                if hasattr(param, "_unsharded_param"):
+                    param.unsharded_param.grad = None
 
 
 def _units(model: nn.Module, whole: set[nn.Parameter], precision: Precision) -> list[nn.Module]:

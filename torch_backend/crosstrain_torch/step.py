@@ -116,6 +116,7 @@ class Gradient:
     def __call__(self, state: TorchState, batch: Batch, others: tuple[TorchState, ...]) -> Outputs:
         """Gradients of sum / weight over the global batch; returns the global sums and weights."""
         state.learning.hold(state.frozen)
+        state.drop_gradients()
         if self._runtime.mesh.stage is not None:
             require_alone(others)
             with fsdp.gathered_no_longer([state.model]):

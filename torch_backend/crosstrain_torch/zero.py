@@ -79,6 +79,14 @@ class ZeroState(TorchState):
         """Refused: gradients lie in flat parts."""
         raise apart()
 
+    def drop_gradients(self) -> None:
+        """See `TorchState`; stages 1 and 2 add up outside of parameters too."""
+        wrapper = self.engine.optimizer
+        wrapper.zero_grad()
+        if self._stage < _LAST:
+            wrapper.averaged_gradients.clear()
+            wrapper.all_grad_tensors.clear()
+
     def to_gradients(self, values: Mapping[str, np.ndarray]) -> TorchGradients:
         """Refused: gradients lie in flat parts."""
         raise apart()
@@ -233,6 +241,7 @@ class ZeroRun:
 
     def __call__(self, state: ZeroState, batch: Batch, hyper: StepHyper, others: tuple[TorchState, ...]) -> Metrics:
         """Forward, backward, clip, update."""
+        state.drop_gradients()
         state.engine.optimizer.override_loss_scale(1.0)
         total: Outputs = {}
         for outputs in self._gradient.passes(state, state.engine, batch, others):

@@ -121,6 +121,36 @@ def recovered() -> dict[str, np.ndarray]:
     return {"loss": np.array(losses)}
 
 
+def left_behind() -> dict[str, np.ndarray]:
+    """Gradient norms of a step after nothing, the user's own backward pass, and a step that failed half way."""
+    batch = {name: values[:8] for name, values in cases.data_of(cases.CASES["own"]).items()}
+    results = {}
+    for name in ("fsdp", "data"):
+        accelerator = ct.Accelerator("torch", precision="fp64", mesh=MESHES[name])
+
+        def failing(model: Any, batch: Any, ops: ct.Ops, calls: list[int] = []) -> Any:  # noqa: B006
+            calls.append(1)
+            return {}["nothing"] if len(calls) % 4 == 0 else cases.loss_fn(model, batch, ops)
+
+        def own(state: ct.TrainState, accelerator: ct.Accelerator = accelerator) -> None:
+            state.model(accelerator.to_device(batch)["tokens"]).square().sum().backward()
+
+        def failed(state: ct.TrainState, accelerator: ct.Accelerator = accelerator, failing: Any = failing) -> None:
+            with contextlib.suppress(KeyError):
+                accelerator.train_step(failing, accumulate_steps=4)(state, batch)
+
+        step = accelerator.train_step(cases.loss_fn, accumulate_steps=2, grad_norm=True)
+        norms = []
+        for before in (lambda state: None, own, failed):
+            torch.manual_seed(0)
+            state = accelerator.prepare(own_torch.make(), ct.sgd(0.0))
+            step(state, batch)  # the first step of DDP is reduced without it
+            before(state)
+            norms.append(step(state, batch)["grad_norm"])
+        results[name] = np.array(norms)
+    return results
+
+
 def gathered() -> dict[str, np.ndarray]:
     results = {}
     for name, mesh in MESHES.items():
@@ -137,7 +167,7 @@ def main(folder: str) -> None:
     results |= {
         f"{name}/odd {size}": odd(MESHES[name], size) for name in ("fsdp", "tensor") for size in (0, 100, 10**6)
     }
-    results |= {"refused": refused(), "recovered": recovered(), "gathered": gathered()}
+    results |= {"refused": refused(), "recovered": recovered(), "left": left_behind(), "gathered": gathered()}
     index = ct.Accelerator("torch").process_index
     layouts.leave(Path(folder), index, {f"{key}|{n}": v for key, found in results.items() for n, v in found.items()})
 

@@ -161,6 +161,14 @@ def test_a_step_that_failed_leaves_nothing_that_later_ones_use(processes: list) 
         assert found == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("mesh", ["data", "fsdp"])
+def test_gradients_that_were_left_are_not_added(processes: list, mesh: str) -> None:
+    """By the user's own backward pass, and by a step that failed in the middle of its micro-batches."""
+    for results in processes:
+        clean, *others = results[f"left|{mesh}"]
+        assert others == pytest.approx([clean, clean], rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

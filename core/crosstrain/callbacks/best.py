@@ -87,7 +87,8 @@ class Averaged(Callback):
 
     Args:
         loader: what to evaluate on, after every epoch; None does not.
-        use: at the end of `fit` the averaged weights take the place of the current ones.
+        use: at the end of `fit` the averaged weights take the place of the current ones. An average that has not begun,
+            such as one of `ct.swa` before its start, is none: the current ones stay.
 
     Attributes:
         evaluations: averages over all examples, in order.
@@ -125,6 +126,8 @@ class Averaged(Callback):
 
     def on_fit_end(self, run: Run) -> None:
         """See `Callback`."""
-        if self._use and not self._failed:
+        average = run.state.average
+        begun = average is not None and any(average.weight(step) for step in range(run.state.step))
+        if self._use and begun and not self._failed:
             snapshot = run.state.snapshot()
             run.state.load(dataclasses.replace(snapshot, params=snapshot.averages))

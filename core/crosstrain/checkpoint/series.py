@@ -89,6 +89,15 @@ class Checkpoints:
         """Steps of all committed checkpoints, oldest first."""
         return committed_steps(self.root)
 
+    def first_step(self) -> int | None:
+        """The step at which the run of the newest checkpoint began; None where there is no checkpoint.
+
+        Raises:
+            CheckpointError: none of them can be read.
+        """
+        manifest = on_main(self._accelerator, lambda: self._newest_whole(None, verify=False))
+        return None if manifest is None else manifest.step - manifest.progress.get("step", manifest.step)
+
     def prepare(self, state: TrainState) -> None:
         """Before the first step: takes the directory, and in the background the host memory that `save` copies to.
 
@@ -214,13 +223,14 @@ class Checkpoints:
                 self._lock.close()
                 self._lock = None
 
-    def _newest_whole(self, wanted: int | None) -> Manifest | None:
+    def _newest_whole(self, wanted: int | None, *, verify: bool = True) -> Manifest | None:
         damaged: CheckpointError | None = None
         for step in reversed(self.steps() if wanted is None else [wanted]):
             folder = self._folder(step)
             try:
                 manifest = read_manifest(folder)
-                verify_files(folder, manifest)
+                if verify:
+                    verify_files(folder, manifest)
             except CheckpointError as error:
                 if wanted is not None:
                     raise

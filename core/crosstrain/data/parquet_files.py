@@ -98,6 +98,11 @@ def _read_column(files: list[Any], name: str, length: int, arrays: Arrays, kept:
                     f"column {name!r} must have lists of one length, got {arrays[name].shape[1:]} and "
                     f"{values.shape[1:]}. Pad them, or keep them as bytes and decode them in a transform."
                 )
+            if values.dtype != arrays[name].dtype:
+                raise DataError(
+                    f"column {name!r} must have one type in all files, got {arrays[name].dtype} and {values.dtype}. "
+                    "Write the files again with one schema."
+                )
             arrays[name][start : start + len(values)] = values
             start += len(values)
     if chunks:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from crosstrain.errors import require_folder
 from crosstrain.parity.examine import examine
 from crosstrain.parity.port import load_port
 from crosstrain.parity.tables import report_console
@@ -31,6 +32,7 @@ def parity(
     Returns:
         The exit status: 0 when both are the same algorithm, 1 when they are not, or cannot be compared.
     """
+    require_folder("out", out)
     console = report_console()
     report = examine(load_port(pair), free_steps=free_steps, low_precision=low_precision, seeds=seeds)
     console.print(terminal(report))

@@ -25,10 +25,8 @@ def assert_same_training(
     if isinstance(a, Port):
         reference, other, matching = a.sides()
         if not matching.complete:
-            raise AssertionError(
-                f"the parameters could not be matched: ambiguous {dict(matching.ambiguous)}, "
-                f"without partner {matching.missing + matching.unmatched}. Give hints."
-            )
+            problem = matching.problem(reference.backend, other.backend)
+            raise AssertionError(f"the parameters could not be matched: {problem}.")
         total_steps = a.total_steps if total_steps is None else total_steps
     else:
         if b is None:

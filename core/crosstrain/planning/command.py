@@ -23,7 +23,7 @@ def plan(
     /,
     topology: str,
     slices: int = 1,
-    mesh: tuple[str, ...] = (),
+    mesh: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     sweep_meshes: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="sweep")] = False,
     backend: str = "jax",
     shardings: tyro.conf.FlagCreatePairsOff[bool] = False,
@@ -34,7 +34,7 @@ def plan(
         script: a Python file that defines the step; see `help(crosstrain.planning.job)`.
         topology: chips and how they are joined, such as v5e:16x16, v5p:4x4x8, or cpu:8 for virtual devices.
         slices: how many of these there are, with a slower network between them; data crosses it.
-        mesh: sizes of the mesh axes, such as fsdp=64,tensor=4; several are compared.
+        mesh: sizes of the mesh axes, such as fsdp=64,tensor=4; given several times, they are compared.
         sweep_meshes: tries the usual meshes, besides those of --mesh.
         backend: jax compiles the step; torch counts on tensors without memory and by formula.
         shardings: print where every parameter lies, too.
@@ -71,7 +71,7 @@ def parse_mesh(text: str) -> MeshSpec:
     sizes: dict[str, int] = {}
     for part in text.split(","):
         axis, _, size = (each.strip() for each in part.partition("="))
-        if axis not in AXES or axis in sizes or not size.lstrip("-").isdigit():
+        if axis not in AXES or axis in sizes or not size.removeprefix("-").isdecimal():
             raise ConfigError(
                 f"mesh must be sizes of the axes {', '.join(AXES)}, such as fsdp=64,tensor=4, got mesh={text!r}."
             )

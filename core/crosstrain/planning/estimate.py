@@ -17,7 +17,7 @@ from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.planning.held import Held
 from crosstrain.planning.job import Setup
 from crosstrain.planning.units import binary
-from crosstrain.precision import Precision
+from crosstrain.precision import Precision, require_casting
 from crosstrain.sharding import ShardingRules
 
 LEFT_OUT = (
@@ -103,7 +103,7 @@ def estimate_memory(
     Raises:
         BackendError: the engine is not installed.
         ConfigError: no config or function, no optimizer spec, an open axis other than `data`, a mesh that the engine
-            or the model cannot use.
+            or the model cannot use, a precision that the engine does not have.
         ModelError: a function that makes no native model.
     """
     if not isinstance(model, ModelConfig) and not (inspect.isroutine(model) or isinstance(model, functools.partial)):
@@ -140,7 +140,9 @@ def estimate(setup: Setup, backend: str, mesh: MeshSpec) -> MemoryEstimate:
             f"mesh must give a size to every axis but data, got {still_open[0]}=-1: no device is asked for how many "
             f"there are. Use for example {still_open[0]}=8."
         )
-    sizes = fit_mesh(mesh, math.prod(sizes.values()), backend, backends.load(backend)._mesh_axes)
+    engine = backends.load(backend)
+    require_casting(setup.precision, backend, engine._castings)
+    sizes = fit_mesh(mesh, math.prod(sizes.values()), backend, engine._mesh_axes)
     held = backends.planner(backend).hold(setup, sizes)
     return MemoryEstimate(backend=backend, setup=setup, plan=held.plan, device=held.device, whole=held.whole)
 

@@ -11,6 +11,7 @@ from crosstrain.planning.chips import Topology
 from crosstrain.planning.held import Held
 from crosstrain.planning.job import Job, Setup
 from crosstrain.planning.report import Measured, Report
+from crosstrain.precision import require_casting
 
 
 class Planner(Protocol):
@@ -49,10 +50,13 @@ def plan(job: Job, topology: Topology, mesh: MeshSpec, backend: str) -> Report:
 
     Raises:
         BackendError: the engine is not installed.
-        ConfigError: a mesh that does not fit the chips or the engine; see also `Planner.measure`.
+        ConfigError: a mesh that does not fit the chips or the engine, a precision that it does not have; see also
+            `Planner.measure`.
         DataError: see `Planner.measure`.
     """
-    sizes = fit_mesh(mesh, topology.chips, backend, backends.load(backend)._mesh_axes)
+    engine = backends.load(backend)
+    require_casting(job.precision, backend, engine._castings)
+    sizes = fit_mesh(mesh, topology.chips, backend, engine._mesh_axes)
     require_reducible(job.precision, sizes)
     outer = {axis: count for axis, count in over_slices(sizes, topology.slices).items() if count > 1}
     measured = backends.planner(backend).measure(job, topology, sizes)

@@ -32,7 +32,7 @@ def sweep_table(outcomes: Sequence[Outcome]) -> Table:
     """Several meshes, the best first."""
     table = Table(title="meshes, the best first", title_justify="left", header_style="bold")
     for column in ("mesh", "fits", "memory per chip", "sent per chip", "step, all overlapped", "nothing overlapped"):
-        table.add_column(column, justify="left" if column == "mesh" else "right")
+        table.add_column(column, justify="left" if column == "mesh" else "right", overflow="fold")
     for outcome in outcomes:
         report = outcome.report
         if report is None:

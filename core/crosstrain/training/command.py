@@ -22,6 +22,7 @@ from crosstrain.data.phases import Batches, PhasedLoader
 from crosstrain.errors import ConfigError
 from crosstrain.scripts import load_script
 from crosstrain.trainer import Trainer
+from crosstrain.training.figures import require_image
 from crosstrain.training.lr_find import RangeTest
 
 
@@ -44,6 +45,7 @@ def lr_find(
         steps: how many, at most.
         out: where the plot is written.
     """
+    require_image(out)
     test = RangeTest(start=start, end=end, steps=steps)
     trainer, loader = read_trainer(script, backend)
     curve = trainer.lr_find(loader, test)

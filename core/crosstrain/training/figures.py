@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crosstrain.errors import CrosstrainError
+from crosstrain.errors import ConfigError, CrosstrainError
 
 if TYPE_CHECKING:
     from crosstrain.callbacks.recorder import Recorder
@@ -74,7 +74,24 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
+def require_image(path: Path | str) -> None:
+    """Refuses a path to which no figure can be written.
+
+    Raises:
+        ConfigError: a folder, or an ending that stands for no kind of image.
+        CrosstrainError: matplotlib is not installed.
+    """
+    endings = sorted(new_figure(1, 1).canvas.get_supported_filetypes())
+    if Path(path).is_dir() or Path(path).suffix[1:].lower() not in endings:
+        raise ConfigError(f"a plot must be a file that ends in .{', .'.join(endings)}, got {path}. Use {path}.png.")
+
+
 def save(figure: Any, path: Path | str) -> None:
-    """Writes a figure; the directory is made when it is not there."""
+    """Writes a figure; the directory is made when it is not there.
+
+    Raises:
+        ConfigError: as `require_image`.
+    """
+    require_image(path)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -88,6 +88,7 @@ class Loop:
     def _epoch(self, loader: Batches) -> bool:
         """Trains to the end of an epoch. False where the run was resumed after its last batch, and it had ended."""
         run, calls = self._run, None
+        last: tuple[int, Metrics] | None = None
         if self._ended:
             self._ended = False
             calls = _unless_empty(self._calls(loader))
@@ -111,9 +112,14 @@ class Loop:
             for step, count, each in zip(run.taken, range(before + 1, run.step + 1), metrics, strict=True):
                 if count % self._log_every == 0 or count == run.total_steps:
                     self._pending.append((step + 1, each))
+            last = run.taken[-1] + 1, metrics[-1]
             self._emit("on_step_end", metrics[-1])
             if run.stop_reason or run.step == run.total_steps:
                 break
+        # Where it is known only now that this was the last step of the run.
+        ends = run.epoch + 1 == run.epochs or (run.stop_reason and not run.stops_at_once)
+        if ends and last is not None and (not self._pending or self._pending[-1][0] < last[0]):
+            self._pending.append(last)
         self._flush()
         return True
 

@@ -103,6 +103,7 @@ class RangeCurve:
         """Writes the curve with its suggestions as an image.
 
         Raises:
+            ConfigError: a path that ends in no kind of image.
             CrosstrainError: matplotlib is not installed.
         """
         from crosstrain.training.figures import draw_range, save

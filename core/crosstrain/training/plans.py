@@ -126,6 +126,8 @@ def fine_tune_plan(
 ) -> OptimizerSpec:
     """fastai's `fine_tune`: `steps[0]` steps of the last layer group (and of norms) alone, then `steps[1]` of all.
 
+    What was frozen before learns again.
+
     Source: fastai's `Learner.fine_tune`: `fit_one_cycle(freeze_epochs, base_lr, pct_start=0.99)`, then with half the
     rate `fit_one_cycle(epochs, slice(base_lr / lr_mult, base_lr), pct_start=pct_start, div=div)`.
     """
@@ -136,7 +138,8 @@ def fine_tune_plan(
         )
     middle = start + steps[0]
     _, scales = layer_rates(slice(1.0 / lr_mult, 1.0), layers)
-    planned = _with_layers(optimizer, layers, scales, start)
+    past = tuple(past for group in optimizer.layers if (past := group.history(start)))
+    planned = _with_layers(replace(optimizer, layers=past), layers, scales, start)
     frozen = tuple(LayerGroup(match=each, roles=NOT_NORMS, frozen=((start, middle),)) for each in layers[:-1])
     planned = replace(planned, layers=(*planned.layers, *frozen))
     first, second = Cycle(pct_start=0.99), Cycle(pct_start=pct_start, div=div)
