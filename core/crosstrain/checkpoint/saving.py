@@ -158,6 +158,13 @@ class Saver(Callback):
             return
         if not self._spec.on_exception or self._accelerator.process_count > 1 or isinstance(error, CrosstrainError):
             return
+        if run.taken.start < run.state.step < run.taken.stop:
+            logger.warning(
+                "could not save at the exception: it came after step %d of a call that goes to step %d, and the loader "
+                "is at the end of the call. The run resumes from its last checkpoint.",
+                *(run.state.step, run.taken.stop),
+            )
+            return
         try:
             # A step that raised has its batch already, and the loader is ahead of the state. One that was taken, before
             # another callback raised, is not.
