@@ -27,6 +27,7 @@ TOLERANCES = {
     ("average", "float64"): Bound(1e-12, "as for the weights that it averages"),
     ("norm at mean 1e3", "float32"): Bound(2e-3, "16 ulp of the mean; means of squares would lose 1e6 ulp of variance"),
     ("update", "float32"): Bound(5e-7, "8 ulp: two moments, two corrections, a root and two quotients"),
+    ("update", "bfloat16"): Bound(2e-2, "5 ulp: weights and moments are rounded after every operation"),
 }
 
 

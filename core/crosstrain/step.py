@@ -163,7 +163,9 @@ class TrainStep:
             `loss`, `learning_rate`, `grad_norm` when asked for, and what `loss_fn` reported; on the device.
 
         Raises:
-            ConfigError: something that is no state, or the state itself among `others`.
+            ConfigError: something that is no state, or the state itself among `others`. On torch, whose states hold
+                the modules that were prepared, also one that shares parameters with it, and a parameter that learns
+                and was given `requires_grad_(False)` after `prepare`.
             LossError: `loss_fn` returned no scalar.
             NonFiniteLossError: the loss of the step *before* was not finite and the policy is `raise`.
         """

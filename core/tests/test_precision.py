@@ -31,6 +31,12 @@ def test_losses_are_float32_where_weights_are_bfloat16():
     assert ct.Precision(param_dtype="bfloat16", compute_dtype="bfloat16").loss_dtype == "float32"
 
 
+def test_inputs_are_cast_where_the_types_of_computing_and_losses_differ():
+    casts = {preset: ct.Precision.parse(preset).casts_batch for preset in ("fp64", "fp32", "bf16", "bf16-pure")}
+    assert casts == {"fp64": False, "fp32": False, "bf16": True, "bf16-pure": True}
+    assert not ct.Precision.parse("bf16-autocast").casts_batch
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [

@@ -97,7 +97,12 @@ class Layout:
         )
 
     def read_buffers(self, model: nnx.Module, like: Sequence[jax.Array]) -> Leaves:
-        """What the forward pass left in the model's buffers, in the types they had."""
+        """What the forward pass left in the model's buffers, in the types they had.
+
+        Raises:
+            ModelError: it left another variable.
+        """
+        naming.require_no_more(model, nnx.Not(nnx.Param), self.buffers)
         leaves = jax.tree.leaves(nnx.state(model, nnx.Not(nnx.Param)))
         return tuple(
             leaf.astype(old.dtype) if is_floating(leaf) else leaf for leaf, old in zip(leaves, like, strict=True)

@@ -20,10 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
+from crosstrain.errors import ModelError
 from crosstrain.optim import Role
+from crosstrain.optim.roles import is_bias
 
 _NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.InstanceNorm)
 
@@ -75,12 +78,35 @@ class Leaf:
 
 
 def leaves(model: nnx.Module, kind: Any) -> list[Leaf]:
-    """The variables of `kind` (an nnx filter), in the order in which `nnx.state(model, kind)` flattens."""
+    """The variables of `kind` (an nnx filter), in the order in which `nnx.state(model, kind)` flattens.
+
+    Arrays that are attributes themselves, such as a table of positions, are variables that are no parameters.
+    """
     owners = dict(nnx.iter_modules(model))
-    return [
-        _leaf(path, tuple(variable.get_value().shape), owners.get(path[:-1]))
-        for path, variable in nnx.to_flat_state(nnx.state(model, kind))
-    ]
+    flat = nnx.to_flat_state(nnx.state(model, kind))
+    return [_leaf(path, tuple(_value(found).shape), owners.get(path[:-1])) for path, found in flat]
+
+
+def require_no_more(model: nnx.Module, kind: Any, known: Sequence[Leaf]) -> None:
+    """Refuses variables of `kind` that a model has got in a forward pass, where a step has no place for them.
+
+    Raises:
+        ModelError: names the first.
+    """
+    owners, names = dict(nnx.iter_modules(model)), {leaf.name for leaf in known}
+    for path, found in nnx.to_flat_state(nnx.state(model, kind)):
+        leaf = _leaf(path, (), owners.get(path[:-1]))
+        values = jax.tree.leaves(_value(found))
+        if leaf.name not in names or len(values) > 1:
+            raise ModelError(
+                "a model must keep the variables that it was prepared with, got another one after its forward pass: "
+                f"{leaf.name} ({type(found).__name__}). Return what `sow` stores from the model's call, or make the "
+                "variable, an array, in __init__."
+            )
+
+
+def _value(found: Any) -> Any:
+    return found.get_value() if isinstance(found, nnx.Variable) else found
 
 
 def shapes(names: Sequence[Leaf]) -> dict[str, tuple[int, ...]]:
@@ -127,7 +153,7 @@ def _leaf(path: tuple[Any, ...], shape: tuple[int, ...], owner: Any) -> Leaf:
 def _role(owner: Any, name: str) -> Role:
     if isinstance(owner, _NORMS) or getattr(owner, "canonical_norm", False):
         return "norm"
-    if name == "bias":
+    if is_bias(name):
         return "bias"
     if getattr(owner, "stacked_experts", False):
         return "experts"

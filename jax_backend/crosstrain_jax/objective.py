@@ -151,7 +151,7 @@ class Program:
         for each in (model, *models):
             bind_random(each, random)
         balances = balances_of(model) if train else None
-        if casts(precision):
+        if precision.casts_batch:
             batch = compute_batch(batch, precision)
         remat = rematerialised(model, self.remat if train else "none")
         mesh = jax.sharding.get_abstract_mesh() if whole else self.runtime.mesh.abstract_mesh

@@ -22,6 +22,17 @@ class Small(nnx.Module):
         return self.head(self.dropout(self.layer_norm(x.reshape(len(x), -1))))
 
 
+class Biased(nnx.Module):
+    """Layers whose biases have names of their own."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.attention = nnx.MultiHeadAttention(num_heads=2, in_features=4, decode=False, rngs=rngs)
+        self.recurrent = nnx.OptimizedLSTMCell(4, 4, rngs=rngs)
+        self.gated = nnx.GRUCell(4, 4, rngs=rngs)
+        self.out_bias = nnx.Param(np.zeros(4))
+
+
 class Tokens(nnx.Module):
     """Embedding, LayerNorm and a linear head on tokens (B, T)."""
 

@@ -21,6 +21,17 @@ class Small(nn.Module):
         return self.head(self.dropout(self.layer_norm(x.flatten(1))))
 
 
+class Biased(nn.Module):
+    """Layers whose biases have names of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, add_bias_kv=True)
+        self.recurrent = nn.LSTM(4, 4, bidirectional=True)
+        self.gated = nn.GRU(4, 4)
+        self.out_bias = nn.Parameter(torch.zeros(4))
+
+
 class Tokens(nn.Module):
     """Embedding, LayerNorm and a linear head on tokens (B, T)."""
 

@@ -245,3 +245,14 @@ def test_probe_changes_nothing_and_matches_the_gradients(make: Make) -> None:
     assert probe.loss == pytest.approx(metrics["loss"], rel=1e-12)
     assert worst(dict(probe.gradients), gradients.to_host()) <= 1e-12
     assert {"prep.conv", "layer1.residual.0.norm", "head", ""} <= set(probe.activations)
+
+
+def test_biases_are_known_by_any_of_their_names(make: Make, backend: str) -> None:
+    """Of attention and recurrent layers, whose weight decay `undecayed` takes off; no weight is taken for one."""
+    accelerator = make()
+    state = accelerator.prepare(native(backend).Biased(), ct.adamw(0.1, weight_decay=0.1, groups=(ct.undecayed(),)))
+    settings = state.parameter_settings()
+    biases = {name for name in settings if "bias" in name}
+    assert len(biases) > 5
+    assert {name for name, role in state.parameter_roles.items() if role == "bias"} == biases
+    assert {name for name, each in settings.items() if each.weight_decay == 0.0} == biases

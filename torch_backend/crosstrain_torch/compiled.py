@@ -71,11 +71,15 @@ class CompiledRun:
         program, count = self._program(state), self._options.accumulate_steps
         rows = self._runtime.rows(batch)
         numbers = program.numbers(hyper, state.step)
-        if count == 1:
-            self._runtime.bind_random(state, state.step, rows, compiled=True)
-            outputs = program.whole(batch, numbers)
-        else:
-            outputs = program.accumulate(self._parts(state, batch, rows, count), numbers)
+        try:
+            if count == 1:
+                self._runtime.bind_random(state, state.step, rows, compiled=True)
+                outputs = program.whole(batch, numbers)
+            else:
+                outputs = program.accumulate(self._parts(state, batch, rows, count), numbers)
+        except RuntimeError:
+            state.learning.require_asking(state.learning.now)
+            raise
         if not program.updates:
             state.update(*hyper)
         elif not program.averages:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from crosstrain.optim import Role
+from crosstrain.optim.roles import is_bias
 
 _COUNTERS = ("num_batches_tracked",)
 _NORMS = (_NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
@@ -48,7 +49,7 @@ def roles(model: nn.Module) -> dict[str, Role]:
 def _role(owner: nn.Module, name: str) -> Role:
     if isinstance(owner, _NORMS) or getattr(owner, "canonical_norm", False):
         return "norm"
-    if name == "bias":
+    if is_bias(name):
         return "bias"
     if getattr(owner, "stacked_experts", False):
         return "experts"

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from crosstrain.data.loader import WEIGHT
-from crosstrain.errors import DataError, LossError
+from crosstrain.errors import ConfigError, DataError, LossError
 from crosstrain.loss import Loss
 from crosstrain.objective import read_outputs
 from crosstrain.precision import Precision
@@ -79,7 +79,7 @@ def call(
     With `averaged` the state's averages stand in for its parameters.
     """
     prefix = "module." if isinstance(objective, DistributedDataParallel) else ""
-    if casts(precision):
+    if precision.casts_batch:
         batch = compute_batch(batch, precision)
     if state.sequence is not None:
         state.sequence.lengths = frozenset(values.shape[1] for values in batch.values() if values.ndim > 1)
@@ -103,12 +103,29 @@ def call(
         return result
 
 
+def require_apart(state: TorchState, others: tuple[TorchState, ...]) -> None:
+    """Refuses further states with parameters of the one in training: they would stand still there, and so in it.
+
+    Raises:
+        ConfigError: names one.
+    """
+    own = {id(param): name for name, param in state.params.items()}
+    shared = [own[id(param)] for other in others for param in other.params.values() if id(param) in own]
+    if shared:
+        raise ConfigError(
+            "the states after the batch must share no parameter with the one in training on the torch engine, got "
+            f"{shared[0]} ({len(shared)} in all) in both. Build the shared module twice, or copy.deepcopy it before "
+            "accelerator.prepare; or make one model of both."
+        )
+
+
 def call_alone(objective: nn.Module, batch: Batch, precision: Precision) -> Any:
     """As `call`, of one model that is not split, with its own weights: nothing but what a compiler can trace."""
+    if precision.casts_batch:
+        batch = compute_batch(batch, precision)
     if not casts(precision):
         return objective(batch)
-    params = compute_params(objective.model, precision, "model.")
-    return functional_call(objective, params, (compute_batch(batch, precision),), tie_weights=False)
+    return functional_call(objective, compute_params(objective.model, precision, "model."), (batch,), tie_weights=False)
 
 
 def micro_batches(batch: Batch, rows: torch.Tensor, count: int) -> Iterator[tuple[Batch, torch.Tensor]]:

@@ -181,7 +181,7 @@ class Pipelined:
 
     def _note(self, state: TorchState, batch: Batch, rows: torch.Tensor) -> _MicroBatch:
         precision, device = self._runtime.precision, self._runtime.device
-        if casts(precision):
+        if precision.casts_batch:
             batch = compute_batch(batch, precision)
         random, stand_in = generators(device), StandIn(state.model)
         with contextlib.suppress(_Noted), forward_scope(precision, device):

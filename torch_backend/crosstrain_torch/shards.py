@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
+from crosstrain.errors import ConfigError
 from crosstrain_torch.sharding import Mesh
 
 Tensors = list[torch.Tensor]
@@ -146,6 +147,7 @@ class Learning:
         self.now: list[torch.Tensor] = []
         self.elsewhere: dict[str, torch.Tensor] = {}
         self.held: tuple[str, ...] = ()
+        self._shards = shards
         self._fixed = shards.split or len(shards.here) < len(shards.local)
         self._choose()
 
@@ -153,12 +155,27 @@ class Learning:
         """Leaves these out, and asks for no gradients of theirs; takes up the others again."""
         if names == self.held:
             return
+        self.require_asking(self.now)
         self.held = names
         self._choose()
         # FSDP2 takes note of what needs a gradient once, and a pipeline of what it sends back; there gradients are
         # dropped instead.
         for name, param in () if self._fixed else self.trainable.items():
             param.requires_grad_(name not in names)
+
+    def require_asking(self, params: Iterable[torch.Tensor]) -> None:
+        """Refuses local parameters that are to learn and were told after `prepare` that they need no gradient.
+
+        Raises:
+            ConfigError: names the first.
+        """
+        lost = [param for param in params if not self._shards.owner(param).requires_grad]
+        if lost:
+            name = next(name for name, param in self.trainable.items() if param is lost[0])
+            raise ConfigError(
+                f"a parameter that learns must have requires_grad=True, got requires_grad=False of {name} ({len(lost)} "
+                f"in all), set after prepare. Use state.freeze({name!r}), or set it before accelerator.prepare."
+            )
 
     def _choose(self) -> None:
         chosen = {name: param for name, param in self.trainable.items() if name not in self.held}

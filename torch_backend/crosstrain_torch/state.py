@@ -130,12 +130,17 @@ class TorchState(TrainState):
 
         Parameters that the loss does not depend on get theirs, which is zero: torch leaves it out, and its optimizers
         then skip the parameter's weight decay and momentum.
+
+        Raises:
+            ConfigError: see `Learning.require_asking`.
         """
         self.shards.collect_gradients()
         if self.learning.held:
             self.learning.drop_others(self.shards.local.values())
-        for param in self.learning.now:
-            if param.grad is None:
+        missing = [param for param in self.learning.now if param.grad is None]
+        if missing:
+            self.learning.require_asking(missing)
+            for param in missing:
                 param.grad = torch.zeros_like(param)
         return [param.grad for param in self.learning.now if param.grad is not None]
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from crosstrain.data.loader import WEIGHT
-from crosstrain.errors import ConfigError
+from crosstrain.errors import ConfigError, LossError
 from crosstrain.loss import Loss
 from crosstrain.metrics import Metrics
 from crosstrain.models.experts import Balances, balances_of, reported
@@ -23,7 +23,17 @@ from crosstrain.state import require_trainable
 from crosstrain.step import LossFn, Remat, StepHyper, StepOptions
 from crosstrain_torch import ddp, fsdp, optim
 from crosstrain_torch.collectives import all_reduce
-from crosstrain_torch.objective import Batch, Objective, Outputs, add, call, detach, micro_batches, read_losses
+from crosstrain_torch.objective import (
+    Batch,
+    Objective,
+    Outputs,
+    add,
+    call,
+    detach,
+    micro_batches,
+    read_losses,
+    require_apart,
+)
 from crosstrain_torch.pipeline import Pipelined, require_alone
 from crosstrain_torch.precision import DTYPES, forward_scope
 from crosstrain_torch.remat import rematerialised
@@ -117,6 +127,13 @@ class Gradient:
         """Gradients of sum / weight over the global batch; returns the global sums and weights."""
         state.learning.hold(state.frozen)
         state.drop_gradients()
+        try:
+            return self._gradients(state, batch, others)
+        except (RuntimeError, LossError):
+            state.learning.require_asking(state.learning.now)  # torch says that something has no gradient, not what
+            raise
+
+    def _gradients(self, state: TorchState, batch: Batch, others: tuple[TorchState, ...]) -> Outputs:
         if self._runtime.mesh.stage is not None:
             require_alone(others)
             with fsdp.gathered_no_longer([state.model]):
@@ -136,6 +153,7 @@ class Gradient:
         self, state: TorchState, model: nn.Module, batch: Batch, others: tuple[TorchState, ...]
     ) -> Iterator[Outputs]:
         """The outputs of each micro-batch, by `model` around the state's own; their backward pass is the caller's."""
+        require_apart(state, others)
         objective = Objective(self._loss_fn, model, tuple(other.model for other in others))
         for part, rows in micro_batches(batch, self._runtime.rows(batch), self._count):
             yield self._forward(objective, state, part, others, rows)
@@ -208,6 +226,7 @@ class Gradient:
         # DistributedDataParallel reduces what had a gradient when it was made.
         key = (*state.learning.held, *(id(other) for other in others))
         if key not in cache:
+            require_apart(state, others)
             model, models = state.model, tuple(other.model for other in others)
             if self._compiled:
                 require_no_experts(state)

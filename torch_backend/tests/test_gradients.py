@@ -60,3 +60,50 @@ def test_gradients_that_were_left_are_not_added(before: Callable[..., None], nor
     state, clean = (accelerator.prepare(net(), ct.sgd(0.1)) for _ in range(2))
     before(accelerator, state)
     assert norm_of(accelerator, state) == norm_of(accelerator, clean)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor", "ignore::DeprecationWarning:torch.*")
+@pytest.mark.parametrize("options", [{}, {"accumulate_steps": 2}, {"compile": "model"}, {"compile": "step"}], ids=str)
+@pytest.mark.parametrize("path", ["0.bias", ""])
+def test_a_parameter_that_is_frozen_by_hand_is_refused_and_stays(options: dict[str, Any], path: str) -> None:
+    """Its gradient would be taken for zero, and weight decay and momentum go on."""
+    accelerator = ct.Accelerator("torch", precision="fp64")
+    state = accelerator.prepare(net(), ct.adamw(0.1, weight_decay=0.1))
+    step = accelerator.train_step(loss_fn, **options)
+    step(state, BATCH)
+    before = state.snapshot().params
+    for name, param in state.model.named_parameters():
+        param.requires_grad_(not name.startswith(path))
+    for _ in range(2):
+        with pytest.raises(ct.ConfigError, match=r"got requires_grad=False of .* Use state.freeze\('0\."):
+            step(state, BATCH)
+    assert state.step == 1
+    for name, values in state.snapshot().params.items():
+        np.testing.assert_array_equal(values, before[name])
+
+
+def test_a_parameter_that_is_frozen_by_hand_is_not_taken_up_again_with_the_others() -> None:
+    accelerator = ct.Accelerator("torch", precision="fp64")
+    state = accelerator.prepare(net(), ct.adamw(0.1))
+    step = accelerator.train_step(loss_fn)
+    state.model[0].bias.requires_grad_(False)
+    state.freeze("weight")
+    with pytest.raises(ct.ConfigError, match=r"got requires_grad=False of 0\.bias \(1 in all\)"):
+        step(state, BATCH)
+
+
+def imitating(model: Any, batch: Any, ops: ct.Ops, other: Any) -> Any:
+    return ops.mse(model(batch["x"]), other(batch["x"]))
+
+
+@pytest.mark.parametrize("make", ["train_step", "value_and_grad"])
+def test_states_that_share_a_module_are_refused_together_and_learn_alone(make: str) -> None:
+    """What is shared would stand still as a part of the other model, and so in the one that learns."""
+    accelerator = ct.Accelerator("torch", precision="fp64")
+    shared = nn.Linear(4, 8)
+    state, other = (accelerator.prepare(nn.Sequential(shared, nn.Linear(8, 3)), ct.sgd(0.1)) for _ in range(2))
+    step = getattr(accelerator, make)(imitating)
+    with pytest.raises(ct.ConfigError, match=r"share no parameter .* got 0\.weight \(2 in all\) in both"):
+        step(state, BATCH, other)
+    assert accelerator.value_and_grad(loss_fn)(state, BATCH)[1].to_host()["0.weight"].any()
+    step(state, BATCH, accelerator.prepare(net()))

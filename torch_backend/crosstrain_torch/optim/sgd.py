@@ -8,7 +8,11 @@ from crosstrain_torch.optim.base import NEARLY_ZERO, Group, Kept, Rule, Tensors,
 
 def _build(spec: Sgd, groups: list[Group]) -> torch.optim.Optimizer:
     momentum = 0.0 if spec.momentum == 0 else spec.momentum_at(0) or NEARLY_ZERO
-    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=spec.nesterov, fused=True)
+    # A bug of torch (seen in 2.13, aten/native/cpu/FusedSGDKernel.cpp): of bfloat16 on CPUs its fused kernel updates
+    # only what is left after the last full vector of values, and most weights stand still.
+    broken = any(param.dtype == torch.bfloat16 and param.device.type == "cpu" for g in groups for param in g["params"])
+    way = {"foreach": True} if broken else {"fused": True}
+    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=spec.nesterov, **way)
 
 
 def _start(spec: Sgd, param: torch.Tensor, kind: str) -> Kept:
