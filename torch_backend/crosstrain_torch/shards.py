@@ -120,6 +120,12 @@ class Shards:
                     dist.all_reduce(total, group=owner.device_mesh.get_group(index))
         return total / owner.shape[dimension]
 
+    def drop_gradients(self) -> None:
+        """Takes off what a backward pass of the user's own, or a step that failed half way, has left."""
+        for param in self.bearers:
+            if param.grad is not None:
+                param.grad = None
+
     def collect_gradients(self) -> None:
         """Moves gradients from the module's parameters to the local ones."""
         for native, mine in self._apart:

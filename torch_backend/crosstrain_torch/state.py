@@ -119,12 +119,6 @@ class TorchState(TrainState):
         self.update(*self.hyper())
         self._step += 1
 
-    def drop_gradients(self) -> None:
-        """Takes off what a backward pass of the user's own, or a step that failed half way, has left."""
-        for param in self.shards.bearers:
-            if param.grad is not None:
-                param.grad = None
-
     def collect_gradients(self) -> list[torch.Tensor]:
         """This process's part of every gradient, after the last backward pass.
 

@@ -126,7 +126,7 @@ class Gradient:
     def __call__(self, state: TorchState, batch: Batch, others: tuple[TorchState, ...]) -> Outputs:
         """Gradients of sum / weight over the global batch; returns the global sums and weights."""
         state.learning.hold(state.frozen)
-        state.drop_gradients()
+        state.shards.drop_gradients()
         try:
             return self._gradients(state, batch, others)
         except (RuntimeError, LossError):
