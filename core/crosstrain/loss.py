@@ -14,7 +14,8 @@ class Loss(NamedTuple):
 
     Attributes:
         sum: scalar device array (or float), the weighted sum of the values.
-        weight: scalar device array (or float), the sum of the weights: how many examples or tokens count.
+        weight: scalar device array (or float), the sum of the weights: how many examples or tokens count. A constant:
+            no gradient flows through it.
     """
 
     sum: Any

@@ -78,10 +78,10 @@ class Precision:
         """Type of losses and metrics: float64 when weights are float64, else float32."""
         return "float64" if self.param_dtype == "float64" else "float32"
 
-
-def casts_batch(precision: Precision) -> bool:
-    """Whether floating inputs, which arrive in `loss_dtype`, are cast: for weights that are narrow already, too."""
-    return precision.casting == "cast" and precision.compute_dtype != precision.loss_dtype
+    @property
+    def casts_batch(self) -> bool:
+        """Whether floating inputs, which arrive in `loss_dtype`, are cast: for weights that are narrow already, too."""
+        return self.casting == "cast" and self.compute_dtype != self.loss_dtype
 
 
 def require_casting(precision: Precision, backend: str, castings: tuple[Casting, ...]) -> None:

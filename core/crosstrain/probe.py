@@ -56,7 +56,8 @@ class ModuleSettings:
     Attributes:
         kind: `linear`, `conv`, `embedding`, `layer_norm`, `rms_norm`, `batch_norm`, `group_norm`, `instance_norm`,
             `attention` or `dropout`.
-        values: for example `eps`, `momentum` (share of the new statistics), `groups`, `rate`, `stride`, `padding`.
+        values: for example `eps`, `momentum` (share of the new statistics), `groups`, `rate`, `drops`, `stride`,
+            `padding`.
     """
 
     kind: str
@@ -70,14 +71,26 @@ NATIVE = "native"
 """Masks that a framework draws: no two engines draw the same."""
 
 
-def dropout_values(rate: float, *, counted: bool) -> dict[str, Setting]:
+ELEMENTS = "elements"
+"""Every value is dropped or kept by itself."""
+
+
+def dropped_channels(dimensions: int) -> str:
+    """What a layer drops as one that drops whole channels, each over so many dimensions."""
+    return f"channels over {dimensions} dimension{'s' * (dimensions > 1)}"
+
+
+def dropout_values(rate: float, *, counted: bool, drops: str = ELEMENTS) -> dict[str, Setting]:
     """Settings of a layer that drops values.
 
     Args:
         rate: share of the values that is dropped.
         counted: whether masks are crosstrain's, and so the same on every engine.
+        drops: what is dropped or kept as one, in words that both engines share.
     """
-    return {"rate": float(rate), "masks": ("counted" if counted else NATIVE) if rate else "none"}
+    if not rate:
+        return {"rate": 0.0, "masks": "none"}
+    return {"rate": float(rate), "masks": "counted" if counted else NATIVE, "drops": drops}
 
 
 class Inspection:

@@ -20,7 +20,7 @@ from crosstrain.training.loop import Loop
 from crosstrain.training.recipes import Recipes
 
 if TYPE_CHECKING:
-    from crosstrain.checkpoint import CheckpointSpec
+    from crosstrain.checkpoint import CheckpointSpec, Saver
     from crosstrain.trackers import Tracker
     from crosstrain.training.lr_find import RangeCurve, RangeTest
 
@@ -128,14 +128,16 @@ class Trainer(Recipes):
             NonFiniteLossError: the accelerator's `nan_policy` is `raise`, and a loss was not finite.
         """
         run = self._begin(loader, epochs, steps)
+        savers = self._saving(run, loader, checkpoints, resume)
         loop = Loop(
             run,
-            self._callbacks + self._saving(run, loader, checkpoints, resume),
+            self._callbacks + savers,
             self._step,
             self.history,
             log_every=self._log_every,
             steps_per_call=self._steps_per_call,
             evaluate=None if eval_loader is None else partial(self.evaluate, eval_loader),
+            ended=any(saver.ended_at is not None for saver in savers),
         )
         loop(loader)
         return self.history
@@ -238,7 +240,7 @@ class Trainer(Recipes):
 
     def _saving(
         self, run: Run, loader: Batches, checkpoints: "CheckpointSpec | None", resume: str | None
-    ) -> tuple[Callback, ...]:
+    ) -> "tuple[Saver, ...]":
         if resume not in (None, "auto") or (resume and checkpoints is None):
             raise ConfigError(
                 f"resume must be None, or 'auto' together with checkpoints, got resume={resume!r} and "
@@ -249,7 +251,7 @@ class Trainer(Recipes):
             return ()
         from crosstrain.checkpoint import Saver
 
-        saver = Saver(self.accelerator, loader, checkpoints)
+        saver = Saver(self.accelerator, loader, checkpoints, self._callbacks)
         if resume:
             saver.resume(run)
         return (saver,)

@@ -304,6 +304,12 @@ def test_a_stream_of_nothing_is_refused_when_it_is_read():
         list(make(Stream(0), batch_size=2))
 
 
+def test_an_iterable_that_fills_no_batch_is_refused_and_not_asked_for_ever():
+    loader = make(Stream(3), batch_size=4, drop_last=True)
+    with pytest.raises(ct.DataError, match="must fill one batch when drop_last=True, got an iterable of 3 examples"):
+        list(loader)
+
+
 @pytest.mark.parametrize(
     ("batch", "message"),
     [

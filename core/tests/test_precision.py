@@ -4,7 +4,6 @@ import pytest
 
 import crosstrain as ct
 from crosstrain.meshes import require_reducible
-from crosstrain.precision import casts_batch
 
 
 @pytest.mark.parametrize(
@@ -33,9 +32,9 @@ def test_losses_are_float32_where_weights_are_bfloat16():
 
 
 def test_inputs_are_cast_where_the_types_of_computing_and_losses_differ():
-    casts = {preset: casts_batch(ct.Precision.parse(preset)) for preset in ("fp64", "fp32", "bf16", "bf16-pure")}
+    casts = {preset: ct.Precision.parse(preset).casts_batch for preset in ("fp64", "fp32", "bf16", "bf16-pure")}
     assert casts == {"fp64": False, "fp32": False, "bf16": True, "bf16-pure": True}
-    assert not casts_batch(ct.Precision.parse("bf16-autocast"))
+    assert not ct.Precision.parse("bf16-autocast").casts_batch
 
 
 @pytest.mark.parametrize(

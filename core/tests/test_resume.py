@@ -141,6 +141,19 @@ def test_one_loader_can_be_set_back_and_forth(name):
     same(run(loader, 2), whole)
 
 
+@pytest.mark.parametrize("name", ["stream", "stateful-stream", "hf-stream"])
+def test_an_epoch_after_one_that_was_left_is_whole(name):
+    source, spec = SOURCES[name]
+    loader, other = make(source(), **spec), make(source(), **spec)
+    with loader.aside():
+        next(iter(loader))
+    for _ in range(2):
+        found, expected = ([batch["label"].tolist() for batch in each] for each in (loader, other))
+        assert found == expected
+        next(iter(loader))
+        other.set_epoch(loader.epoch)
+
+
 @pytest.mark.parametrize("name", ["arrays", "augmented", "stream", "stateful-stream"])
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 4)])
 def test_another_number_of_processes_goes_on(name, before, after):

@@ -84,6 +84,21 @@ def test_a_phased_loader_gives_those_of_its_phase():
     assert sizes == [[4] * 6, [8] * 3]
 
 
+def test_a_phased_loader_stands_where_it_stood_also_after_an_exception():
+    phased = PhasedLoader([(1, loader()), (1, loader(batch_size=8))])
+
+    def look_aside():
+        with phased.aside():
+            for _ in range(2):
+                next(iter(phased))
+            assert phased.batch_size == 8
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        look_aside()
+    assert (phased.epoch, phased.batch_size) == (0, 4)
+
+
 def test_a_stack_is_a_sequence():
     stack = Stack({"x": np.arange(6).reshape(3, 2)}, 3)
     assert [each["x"].tolist() for each in stack] == [[0, 1], [2, 3], [4, 5]]

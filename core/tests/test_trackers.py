@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import crosstrain as ct
@@ -40,6 +41,16 @@ def test_numbers_that_are_not_finite_are_valid_json(tmp_path: Path) -> None:
     line = json.loads(tracker.path.read_text().splitlines()[1], parse_constant=refuse)
     assert line == {"step": 1, "train/loss": "nan", "train/norm": "inf"}
     assert float(line["train/norm"]) == float("inf")
+
+
+@pytest.mark.parametrize("kind", [ct.trackers.JsonLines, ct.trackers.Csv])
+def test_scalars_of_numpy_are_numbers(kind: Any, tmp_path: Path) -> None:
+    tracker = kind(tmp_path / "run")
+    tracker.start(CONFIG, 0)
+    tracker.log(1, {"norm": np.float32(1.5), "count": np.int64(3), "value": np.array(2.0)})
+    tracker.finish(None)
+    last = tracker._read()[-1]
+    assert {name: float(value) for name, value in last.items()} == {"step": 1, "norm": 1.5, "count": 3, "value": 2.0}
 
 
 def test_settings_that_change_are_written_again(tmp_path: Path) -> None:

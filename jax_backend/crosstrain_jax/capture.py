@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from crosstrain.probe import MACHINE_EPS, Event, ModuleSettings, Probe, dropout_values
+from crosstrain.probe import ELEMENTS, MACHINE_EPS, Event, ModuleSettings, Probe, dropout_values, dropped_channels
 from crosstrain.step import LossFn
 from crosstrain_jax import naming
 from crosstrain_jax.host import to_canonical
@@ -158,13 +158,26 @@ def _settings(module: nnx.Module) -> ModuleSettings | None:
         case nnx.Embed():
             return ModuleSettings(kind="embedding")
         case nnx.Dropout():
-            return ModuleSettings(kind="dropout", values=dropout_values(module.rate, counted=False))
+            return ModuleSettings(
+                kind="dropout", values=dropout_values(module.rate, counted=False, drops=_drops(module))
+            )
         case Dropout():
             return ModuleSettings(kind="dropout", values=dropout_values(module.rate, counted=True))
         case nnx.MultiHeadAttention():
-            values = dropout_values(module.dropout_rate, counted=False)
+            drops = "elements, the same ones for the whole batch" if module.broadcast_dropout else ELEMENTS
+            values = dropout_values(module.dropout_rate, counted=False, drops=drops)
             return ModuleSettings(kind="attention", values={"heads": module.num_heads, **values})
     return _norm(module)
+
+
+def _drops(module: nnx.Dropout) -> str:
+    """Channels stand first or last behind the batch; which dimensions share a mask is else said as flax counts them."""
+    dims = tuple(sorted(module.broadcast_dims))
+    count = len(dims)
+    if not count:
+        return ELEMENTS
+    behind = [tuple(range(first, first + count)) for first in (1, 2, -count - 1, -count)]
+    return dropped_channels(count) if dims in behind else f"one mask over the dimensions {dims}"
 
 
 def _norm(module: nnx.Module) -> ModuleSettings | None:

@@ -14,7 +14,7 @@ from crosstrain.loss import Loss
 from crosstrain.metrics import Metrics
 from crosstrain.models.experts import Balances, balances_of, reported
 from crosstrain.objective import BALANCE, read_outputs
-from crosstrain.precision import Precision, casts_batch
+from crosstrain.precision import Precision
 from crosstrain.random import StepRandom, seed_key, threefry2x32
 from crosstrain.step import LossFn, Remat
 from crosstrain_jax import reduction
@@ -151,7 +151,7 @@ class Program:
         for each in (model, *models):
             bind_random(each, random)
         balances = balances_of(model) if train else None
-        if casts_batch(precision):
+        if precision.casts_batch:
             batch = compute_batch(batch, precision)
         remat = rematerialised(model, self.remat if train else "none")
         mesh = jax.sharding.get_abstract_mesh() if whole else self.runtime.mesh.abstract_mesh
@@ -213,7 +213,10 @@ class Program:
             random = self.runtime.step_random(count, rows)
             result, buffers = self.forward(params, buffers, batch, random, others, whole=whole)
             loss, table = self.table(result, batch)
-            return (loss.sum / loss.weight if steps == 1 and not whole else loss.sum), (buffers, table)
+            if steps > 1 or whole:
+                return loss.sum, (buffers, table)
+            # A weight is a constant, also one that a loss function computes from parameters.
+            return loss.sum / jax.lax.stop_gradient(loss.weight), (buffers, table)
 
         differentiate = jax.grad(objective, has_aux=True)
         if steps == 1:

@@ -27,6 +27,10 @@ class JaxOps(Ops):
         """See `crosstrain.Ops`."""
         return bool(jnp.issubdtype(values.dtype, jnp.floating))
 
+    def widen(self, values: jax.Array) -> jax.Array:
+        """See `crosstrain.Ops`."""
+        return values if values.dtype in (jnp.int64, jnp.int32) else values.astype(jnp.int32)
+
     def _cross_entropy(
         self, logits: jax.Array, labels: jax.Array, *, label_smoothing: float, z_loss: float, ignore_index: int
     ) -> tuple[jax.Array, jax.Array]:

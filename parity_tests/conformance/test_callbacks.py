@@ -184,6 +184,18 @@ def test_averaged_weights_are_evaluated_and_used(make: Make) -> None:
         fit(trainer_of(accelerator, Averaged()))
 
 
+def test_an_average_that_has_not_begun_is_not_used(make: Make) -> None:
+    for start, used in ((100, False), (6, True)):
+        accelerator = make()
+        loader = accelerator.loader(images(16), batch_size=4)
+        trainer = trainer_of(accelerator, Averaged(use=True), state={"average": ct.swa(start=start)})
+        first = trainer.state.snapshot().params
+        trainer.fit(loader, epochs=2)
+        snapshot = trainer.state.snapshot()
+        assert (worst(dict(snapshot.params), dict(snapshot.averages)) == 0) == used
+        assert worst(dict(snapshot.params), dict(first)) > 0
+
+
 def test_statistics_are_the_same_on_both_engines(pytestconfig: pytest.Config) -> None:
     looks = []
     for backend in pytestconfig.getoption("--backends").split(","):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,24 @@ def test_rules_decide_what_stays(make: Make, tmp_path: Path, rules: dict[str, An
     assert {path.name for path in tmp_path.iterdir()} == {*names, ".lock"}
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_values_that_are_not_finite_are_kept_and_never_best(make: Make, tmp_path: Path, mode: Any) -> None:
+    accelerator = make()
+    state, step = prepared(accelerator, MLP, ADAM), accelerator.train_step(loss_fn)
+    checkpoints = Checkpoints(accelerator, tmp_path, keep_last=1, keep_best=Best("error", mode))
+    values = [-math.inf, math.inf, 1.0, math.nan, math.nan]
+    for value in values:
+        step(state, images(8))
+        checkpoints.save(state, metrics={"error": value})
+        checkpoints.save(state, metrics={"other": 2.0})  # reads what was written
+    checkpoints.close()
+    assert checkpoints.steps() == [3, 5]
+    manifest = checkpoints.restore(state)
+    assert manifest is not None
+    assert math.isnan(manifest.metrics["error"])
+    assert manifest.metrics["other"] == 2.0
+
+
 def damage(folder: Path, how: str) -> None:
     files = [path for path in (folder / "native").rglob("*") if path.is_file() and path.stat().st_size > 8]
     largest = max(files, key=lambda path: path.stat().st_size)
@@ -136,9 +155,11 @@ def test_no_checkpoint_is_no_error(make: Make, tmp_path: Path) -> None:
     [
         (ct.models.MLPConfig(hidden=(8,), activation="gelu"), ADAM, r"of another shape: .*params/layers.0.weight"),
         (GPT, ADAM, "missing: .*unknown: "),
-        (MLP, ct.sgd(0.1, momentum=0.9), "missing: moments/momentum/"),
+        (MLP, ct.sgd(0.1, momentum=0.9), "must be resumed with AdamW, which it was trained with, got Sgd"),
+        (MLP, ct.adam(1e-2), "got Adam with learning_rate=Constant for Cosine, weight_decay=0.0 for 0.1"),
+        (MLP, ct.lamb(1e-2), "AdamW, which it was trained with, got Lamb"),
     ],
-    ids=["width", "model", "optimizer"],
+    ids=["width", "model", "optimizer", "moments of the same names", "the same and more"],
 )
 def test_a_checkpoint_of_something_else_is_refused(
     make: Make, tmp_path: Path, config: Any, optimizer: Any, message: str
@@ -150,6 +171,22 @@ def test_a_checkpoint_of_something_else_is_refused(
     with pytest.raises(ct.CheckpointError, match=message):
         checkpoints.restore(other)
     assert worst(dict(other.snapshot().params), dict(before.params)) == 0
+
+
+def test_other_numbers_of_the_optimizer_are_named(make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In both kinds of checkpoints; the same ones are not worth a word."""
+    accelerator = make()
+    checkpoints = saved(accelerator, tmp_path / "run", 1)
+    accelerator.export(prepared(accelerator, MLP, ADAM), tmp_path / "portable")
+    changed = ct.adamw(ct.cosine(1e-3, 20), weight_decay=0.1, betas=(0.8, 0.999))
+    words = "with optimizer.learning_rate.peak=0.001 for 0.01, optimizer.betas[0]=0.8 for 0.9"
+    for state, named in ((prepared(accelerator, MLP, ADAM), False), (prepared(accelerator, MLP, changed), True)):
+        for restore in (checkpoints.restore, lambda each: accelerator.restore(tmp_path / "portable", each)):
+            caplog.clear()
+            with caplog.at_level(logging.WARNING, "crosstrain"):
+                restore(state)
+            assert bool(caplog.text) == named
+            assert not named or words in caplog.text
 
 
 def test_another_vocabulary_is_refused_in_both_kinds(make: Make, tmp_path: Path) -> None:

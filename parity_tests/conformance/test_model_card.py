@@ -126,6 +126,20 @@ def test_a_resumed_run_says_so(make: Make, tmp_path: Path) -> None:
     assert (tmp_path / "README.md").read_text() == before, "a run that was over has nothing to say"
 
 
+def test_a_run_that_was_done_keeps_its_card(make: Make, tmp_path: Path) -> None:
+    cards = []
+    for _ in range(2):
+        accelerator = make()
+        train_loader, test = (accelerator.loader(images(24), batch_size=4) for _ in range(2))
+        trainer = ct.Trainer(
+            accelerator, prepared(accelerator, MLP, ADAM), loss_fn, callbacks=[ModelCard(tmp_path)], progress=False
+        )
+        spec = ct.CheckpointSpec(root=tmp_path / "checkpoints")
+        trainer.fit(train_loader, epochs=1, eval_loader=test, checkpoints=spec, resume="auto")
+        cards.append((tmp_path / "README.md").read_text())
+    assert cards[1] == cards[0]
+
+
 def test_what_others_wrote_is_refused_before_the_first_step(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     path.write_text("# Mine\n")

@@ -137,6 +137,34 @@ class KilledError(Exception):
     """Stands for a kill."""
 
 
+def test_a_run_that_was_interrupted_goes_on_in_the_same_process(make: Make, tmp_path: Path) -> None:
+    """As the cell of a notebook that is run again."""
+
+    class Interrupt(ct.Callback):
+        left = 1
+
+        def on_step_end(self, run: Run, metrics: ct.Metrics) -> None:
+            if run.step == 3 and self.left:
+                self.left -= 1
+                raise KeyboardInterrupt
+
+    def trainer_and_rates(*callbacks: ct.Callback) -> tuple[ct.Trainer, Any, ct.callbacks.Recorder]:
+        accelerator, recorder = make(precision="fp32"), ct.callbacks.Recorder()
+        trainer = trainer_of(accelerator, MLP, recorder, *callbacks)
+        return trainer, accelerator.loader(images(64), batch_size=16, shuffle=True), recorder
+
+    whole, loader, rates = trainer_and_rates()
+    one_cycle(whole, loader)
+    trainer, loader, found = trainer_and_rates(Interrupt())
+    options = {"checkpoints": ct.CheckpointSpec(root=tmp_path), "resume": "auto"}
+    with pytest.raises(KeyboardInterrupt):
+        one_cycle(trainer, loader, **options)
+    one_cycle(trainer, loader, **options)
+    assert trainer.state.step == whole.state.step
+    assert found.rates == rates.rates
+    assert worst(dict(trainer.state.snapshot().params), dict(whole.state.snapshot().params)) == 0
+
+
 @pytest.mark.parametrize(
     ("recipe", "at"),
     [(fine_tune, 3), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((fine_tune, 7), (one_cycle, 3)))],

@@ -26,7 +26,11 @@ class Losses(Callback):
     def __init__(self, fail_at: int | None = None) -> None:
         self.losses: list[tuple[int, float]] = []
         self.evaluated: list[int] = []
+        self.epochs: list[int] = []
         self._fail_at = fail_at
+
+    def on_epoch_begin(self, run: Run) -> None:
+        self.epochs.append(run.epoch)
 
     def on_step_end(self, run: Run, metrics: Metrics) -> None:
         self.losses.append((run.state.step, metrics["loss"]))
@@ -62,6 +66,43 @@ def test_a_run_goes_on_after_an_exception(make: Make, tmp_path: Path, fail_at: i
     rest = fit(make, tmp_path, **options)
     assert rest.losses == whole.losses[fail_at:]
     assert rest.evaluated[-1] == whole.evaluated[-1] == whole.losses[-1][0]
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 2])
+def test_an_exception_while_metrics_are_read_costs_no_step(make: Make, tmp_path: Path, steps_per_call: int) -> None:
+    class Interrupted(Callback):
+        interrupts = True
+
+        def on_log(self, run: Run, record: Record) -> None:
+            if self.interrupts and record.step == 4:
+                raise KeyboardInterrupt
+
+    def run(callback: Callback, **options: Any) -> ct.Trainer:
+        accelerator = make()
+        loader = accelerator.loader(images(EXAMPLES), batch_size=BATCH, shuffle=True)
+        state = prepared(accelerator, DROPOUT_MLP, ADAM)
+        trainer = ct.Trainer(
+            accelerator,
+            state,
+            loss_fn,
+            log_every=2,
+            steps_per_call=steps_per_call,
+            callbacks=[callback],
+            progress=False,
+        )
+        try:
+            trainer.fit(loader, steps=12, **options)
+        except KeyboardInterrupt:
+            assert state.step > 4
+        return trainer
+
+    whole, saving = run(Callback()), {"checkpoints": ct.CheckpointSpec(root=tmp_path), "resume": "auto"}
+    interrupted = Interrupted()
+    run(interrupted, **saving)
+    interrupted.interrupts = False
+    rest = run(interrupted, **saving)
+    assert rest.state.step == 12
+    assert rest.history.values("loss")[-3:].tolist() == whole.history.values("loss")[-3:].tolist()
 
 
 def test_resume_goes_on_and_never_starts_anew(make: Make, tmp_path: Path) -> None:
@@ -124,6 +165,28 @@ def test_a_run_that_was_done_is_not_trained_further(make: Make, tmp_path: Path) 
         root = tmp_path / str(len(length))
         assert len(fit(make, root, **length).losses) in (10, 7)
         assert fit(make, root, **length).losses == []
+
+
+@pytest.mark.parametrize("spec", [{}, {"every_steps": 1, "every_epoch": False}], ids=["epochs", "steps"])
+@pytest.mark.parametrize("length", [{"epochs": 2}, {"epochs": None, "steps": 10}, {"epochs": None, "steps": 7}])
+def test_a_run_that_was_done_has_happened(
+    make: Make, tmp_path: Path, length: dict[str, int | None], spec: dict[str, Any]
+) -> None:
+    """Its last epoch does not end again, and is not evaluated again; a longer run goes on with the next one."""
+    first, again = fit(make, tmp_path, spec=spec, **length), fit(make, tmp_path, spec=spec, **length)
+    assert first.evaluated == [5, first.losses[-1][0]]
+    assert (again.losses, again.evaluated, again.epochs) == ([], [], [])
+    longer = fit(make, tmp_path, spec=spec, **({"epochs": 3} if length["epochs"] else {"epochs": None, "steps": 13}))
+    assert longer.losses[0][0] == first.losses[-1][0] + 1
+    assert longer.evaluated == ([15] if length["epochs"] else [10, 13][first.losses[-1][0] == 10 :])
+
+
+def test_the_last_evaluation_that_did_not_happen_is_made_up_for(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the power went out"):
+        fit(make, tmp_path, fail_at=15)
+    for evaluated in ([15], []):
+        rest = fit(make, tmp_path)
+        assert (rest.losses, rest.evaluated) == ([], evaluated)
 
 
 def test_a_longer_run_goes_on_from_a_shorter_one(make: Make, tmp_path: Path) -> None:

@@ -91,6 +91,20 @@ def test_accumulation_is_exact_with_uneven_weights(make: Make, config: Any, accu
         assert many[-1][name] == pytest.approx(one[-1][name], rel=1e-12)
 
 
+def test_no_gradient_flows_through_a_weight(make: Make) -> None:
+    def gated(model: Any, batch: dict[str, Any], ops: ct.Ops) -> ct.Loss:
+        logits = model(batch["image"])
+        return ops.mean(logits[:, 1] ** 2, logits[:, 0] ** 2)
+
+    found = []
+    for steps in (1, 2):
+        accelerator = make()
+        state = prepared(accelerator, MLP, ct.sgd(0.1))
+        step = accelerator.train_step(gated, accumulate_steps=steps, grad_norm=True)
+        found.append(step(state, images(16))["grad_norm"])
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
 def test_accumulation_is_exact_without_weights(make: Make) -> None:
     """12 examples: 1 / 12 is no float32 number."""
     once, _ = after_steps(make(), MLP, images(12))

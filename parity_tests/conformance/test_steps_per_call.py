@@ -1,5 +1,6 @@
 """Several steps in one call of the compiled step: the same run, with events at the end of each call."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 import crosstrain as ct
 from crosstrain.callbacks import Record, Run
+from crosstrain.checkpoint import Saver
 
 from .tasks import DROPOUT_MLP, RESNET9, images, loss_fn, prepared, worst
 
@@ -96,6 +98,27 @@ def test_a_run_goes_on_from_what_was_saved_at_the_end_of_a_call(make: Make, tmp_
     rest = trained(make(), DROPOUT_MLP, 4, checkpoints=spec, resume="auto")
     assert rest.history.values("loss").tolist() == whole.history.values("loss").tolist()[13:]
     assert worst(rest.state.snapshot().params, whole.state.snapshot().params) == 0
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_what_was_taken_of_a_call_is_not_saved_with_the_position_at_its_end(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, steps: int
+) -> None:
+    """Its batches are read together; an interrupt between its steps leaves the loader ahead of the state."""
+    accelerator = make()
+    state = prepared(accelerator, DROPOUT_MLP)
+    trainer = ct.Trainer(accelerator, state, loss_fn, progress=False)
+    loader, step = accelerator.loader(images(64), batch_size=8), accelerator.train_step(loss_fn)
+    run = Run(trainer, state, is_main_process=True, batch_size=8, epochs=1, total_steps=8, taken=range(3))
+    saver = Saver(accelerator, loader, ct.CheckpointSpec(root=tmp_path))
+    saver.on_fit_begin(run)
+    for batch in next(loader.stacks(3, None))[:steps]:
+        step(state, batch)
+    with caplog.at_level(logging.WARNING, "crosstrain"):
+        saver.on_exception(run, KeyboardInterrupt())
+    saver.on_fit_end(run)
+    assert saver.checkpoints.steps() == ([] if steps == 1 else [3])
+    assert ("it came after step 1 of a call that goes to step 3" in caplog.text) == (steps == 1)
 
 
 def test_a_loss_that_is_not_finite_is_found_and_named(make: Make) -> None:

@@ -1,7 +1,9 @@
 """The loop, its callbacks, evaluation and prediction, on the real engines."""
 
 import io
+import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from rich.console import Console
 
 import crosstrain as ct
 from crosstrain.callbacks import Record, Run
+from crosstrain.checkpoint import Checkpoints
 from crosstrain.data.order import epoch_batches
 from crosstrain.progress import ProgressBar
 
@@ -143,6 +146,59 @@ def test_an_exception_reaches_callbacks_and_caller(make: Make) -> None:
     assert log.events[-2:] == ["KeyError", "fit end"]
 
 
+class Raising(ct.Callback):
+    """Raises in some of the events, in words of its own."""
+
+    def __init__(self, *events: str) -> None:
+        self._events = events
+
+    def _raise(self, event: str) -> None:
+        if event in self._events:
+            raise ValueError(f"bad {event}")
+
+    def on_fit_begin(self, run: Run) -> None:
+        self._raise("on_fit_begin")
+
+    def on_step_end(self, run: Run, metrics: ct.Metrics) -> None:
+        self._raise("on_step_end")
+
+    def on_exception(self, run: Run, error: BaseException) -> None:
+        self._raise("on_exception")
+
+    def on_fit_end(self, run: Run) -> None:
+        self._raise("on_fit_end")
+
+
+@pytest.mark.parametrize(
+    ("events", "first", "heard"),
+    [
+        (("on_fit_end",), "bad on_fit_end", ["fit end"]),
+        (("on_step_end", "on_exception"), "bad on_step_end", ["ValueError", "fit end"]),
+        (("on_fit_begin", "on_exception", "on_fit_end"), "bad on_fit_begin", ["ValueError", "fit end"]),
+    ],
+    ids=["end", "exception", "begin"],
+)
+def test_the_last_events_reach_all_and_the_first_error_stays(
+    make: Make, tmp_path: Path, events: tuple[str, ...], first: str, heard: list[str]
+) -> None:
+    """Later errors are its notes, handlers and the lock are let go of, and what was saved resumes."""
+    accelerator, log, handler = make(), Log(), signal.getsignal(signal.SIGTERM)
+    loader, spec = accelerator.loader(images(12), batch_size=4), ct.CheckpointSpec(root=tmp_path)
+    with pytest.raises(ValueError, match=f"^{first}") as caught:
+        trainer_of(accelerator, Raising(*events), log).fit(loader, epochs=1, checkpoints=spec)
+    assert log.events[-len(heard) :] == heard
+    later = [event for event in events if f"bad {event}" != first]
+    assert getattr(caught.value, "__notes__", []) == [
+        f"Afterwards Raising.{event} raised ValueError: bad {event}" for event in later
+    ]
+    assert signal.getsignal(signal.SIGTERM) == handler
+    steps = {"bad on_fit_end": [3], "bad on_step_end": [1], "bad on_fit_begin": []}
+    assert Checkpoints(accelerator, tmp_path).steps() == steps[first]
+    again = trainer_of(accelerator)
+    again.fit(accelerator.loader(images(12), batch_size=4), epochs=2, checkpoints=spec, resume="auto")
+    assert again.state.step == 6
+
+
 def test_evaluation_over_99_examples_counts_99(make: Make) -> None:
     accelerator, data = make(), images(99)
     trainer = trainer_of(accelerator)
@@ -181,6 +237,25 @@ def test_an_iterable_without_length_trains_by_steps(make: Make) -> None:
     trainer = trainer_of(accelerator)
     trainer.fit(accelerator.loader(Stream(), batch_size=4), steps=7)
     assert trainer.state.step == 7
+
+
+def test_the_last_step_is_logged_also_where_it_was_not_known_before(make: Make) -> None:
+    class Stop(ct.Callback):
+        def on_step_end(self, run: Run, metrics: ct.Metrics) -> None:
+            if run.step == 5:
+                run.stop("enough")
+
+    class Examples:
+        def __iter__(self) -> Any:
+            source = images(12)
+            return ({name: values[index] for name, values in source.items()} for index in range(12))
+
+    for callbacks, source, last in (((Stop(),), images(32), 5), ((), Examples(), 6)):
+        accelerator = make()
+        history = trainer_of(accelerator, *callbacks, log_every=4).fit(
+            accelerator.loader(source, batch_size=4), epochs=2
+        )
+        assert [record.step for record in history.train] == [4, last]
 
 
 def test_batches_follow_the_order_that_core_defines(make: Make) -> None:

@@ -63,6 +63,37 @@ def test_mse_and_bce(backend: str, shape: tuple[int, ...], weight: list[float], 
     agree(value_of(backend, lambda ops, b: ops.bce_with_logits(b["x"], b["y"]), batch), losses.bce_with_logits(x, y, w))
 
 
+@pytest.mark.parametrize(
+    ("kind", "classes"), [("uint8", 200), ("uint8", 256), ("int8", 200), ("uint16", 300), ("uint32", 300)]
+)
+def test_labels_of_narrow_types_are_the_same_labels(backend: str, kind: str, classes: int) -> None:
+    logits = np.random.default_rng(0).normal(size=(6, classes))
+    labels = np.array([0, 3, 100, 120, 127, 1] if kind == "int8" else [156, 3, classes - 1, 100, 155, 1])
+
+    def every(ops: ct.Ops, b: dict[str, Any]) -> Any:
+        right = ops.accuracy(b["logits"], b["label"]), ops.top_k_accuracy(b["logits"], b["label"], k=50)
+        counts = ops.f1_counts(b["label"], b["label"], classes=160)["f1_tp_156"]
+        return ops.cross_entropy(b["logits"], b["label"]), {"a": right[0], "k": right[1], "tp": counts}
+
+    accelerator = ct.Accelerator(backend, precision="fp64")
+    state = accelerator.prepare(ct.models.build("mlp", None, accelerator))
+    step = accelerator.eval_step(lambda model, batch, ops: every(ops, batch))
+    wide, narrow = (step(state, {"logits": logits, "label": labels.astype(each)}).sums() for each in ("int32", kind))
+    np.testing.assert_array_equal(narrow, wide)
+    assert (wide[:, 1] == 6).all()
+
+
+def test_a_mask_is_as_large_as_the_values_and_adds_up_exactly(backend: str) -> None:
+    accelerator = ct.Accelerator(backend, precision="bf16")
+    state = accelerator.prepare(ct.models.build("mlp", None, accelerator))
+    batch = {"x": np.ones((1001, 1), np.float32), "m": np.ones((1001, 1), np.float32)}
+    step = accelerator.eval_step(lambda model, batch, ops: ops.mean(batch["x"], batch["m"]))
+    assert step(state, batch).sums()[0].tolist() == [1001.0, 1001.0]
+    step = accelerator.eval_step(lambda model, batch, ops: ops.mean(batch["x"], batch["m"][:, 0]))
+    with pytest.raises(ct.LossError, match="values and mask must have the same shape"):
+        step(state, batch)
+
+
 def test_mean_without_weights_counts_every_element(backend: str) -> None:
     x = np.arange(12.0).reshape(3, 4)
     agree(value_of(backend, lambda ops, b: ops.mean(b["x"]), {"x": x}), (66.0, 12.0))

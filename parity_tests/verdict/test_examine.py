@@ -1,6 +1,7 @@
 """What `crosstrain parity` says of a port: low precision, confidence, blind spots, and what it cannot compare."""
 
 import io
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import crosstrain as ct
 from crosstrain.parity import Report, examine
 from crosstrain.parity.free_run import FreeRun, chance
 from crosstrain.parity.view import terminal, write_page
-from parity_tests.verdict.small_port import FlaxNet, small_port
+from parity_tests.verdict.small_port import FlaxNet, batches, small_port
 
 
 def text_of(report: Report) -> str:
@@ -91,7 +92,8 @@ def test_native_dropout_is_switched_off_and_said() -> None:
 def test_other_dropout_rates_are_a_difference() -> None:
     report = examine(small_port(rates=(0.2, 0.0)), free_steps=2, low_precision=False)
     first = report.verdict.first
-    assert (first.channel, first.where, first.cause) == ("settings", "dropout rates", "0.2 against none")
+    cause = "rate 0.2 of elements against none: the jax model has no such layer, or does not call it"
+    assert (first.channel, first.where, first.cause) == ("settings", "dropout drop", cause)
     assert len(report.verdict.findings) == 1
 
 
@@ -100,6 +102,30 @@ def test_a_model_with_random_numbers_of_its_own_is_refused_in_a_sentence() -> No
     assert report.verdict is None
     assert report.notes[-1].startswith("the torch model draws random numbers of its own: the same batch and weights")
     assert "no verdict: the models could not be compared" in text_of(report)
+
+
+def batches_with_a_label_out_of_range(since: int) -> Callable[[int], dict[str, np.ndarray]]:
+    def of_step(step: int) -> dict[str, np.ndarray]:
+        batch = batches(step)
+        return {**batch, "label": batch["label"] + np.int32(3 * (step >= since))}
+
+    return of_step
+
+
+def test_a_loss_that_is_not_finite_is_no_randomness() -> None:
+    report = examine(small_port(batches=batches_with_a_label_out_of_range(0)), free_steps=2, low_precision=False)
+    assert report.verdict is None
+    starts = [f"the loss of the {backend} model must be finite, got nan on batch 0" for backend in ("torch", "jax")]
+    assert len(report.notes) == len(starts)
+    assert all(note.startswith(start) for note, start in zip(report.notes, starts, strict=True))
+
+
+def test_losses_that_stop_being_finite_name_the_batch() -> None:
+    """On both sides: nothing after it can be compared, and no layer is to blame."""
+    port = small_port(batches=batches_with_a_label_out_of_range(2))
+    report = examine(port, free_steps=4, low_precision=False)
+    assert [finding.where for finding in report.verdict.findings] == ["loss of the free run"]
+    assert "no loss is finite from batch 2 on (nan on torch, nan on jax)" in report.verdict.first.cause
 
 
 def test_a_model_that_cannot_run_in_bfloat16_is_compared_without_it() -> None:

@@ -103,6 +103,9 @@ def test_assert_same_training_passes_for_paired_models() -> None:
     assert verdict.free_difference < 1e-12
 
 
+WHOLE = "import crosstrain as ct\nloss_fn = torch_model = jax_model = batches = print\noptimizer = ct.sgd(0.1)\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -112,8 +115,15 @@ def test_assert_same_training_passes_for_paired_models() -> None:
             "loss_fn = torch_model = jax_model = batches = print\noptimizer = 3\n",
             "optimizer must be an OptimizerSpec, got int",
         ),
+        (
+            f"{WHOLE}from torch import nn\ntorch_model = nn.Linear(2, 2)\n",
+            "torch_model must be a function, got a Linear",
+        ),
+        (f"{WHOLE}batches = [1]\n", "batches must be a function, got a list"),
+        (f"{WHOLE}total_steps = 0\n", "total_steps must be at least 1"),
+        (f"{WHOLE}hints = ['a']\n", "hints must be a dict of torch parameter -> flax parameter, got a list"),
     ],
-    ids=["missing", "incomplete", "optimizer"],
+    ids=["missing", "incomplete", "optimizer", "model", "batches", "steps", "hints"],
 )
 def test_files_that_are_no_port(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "missing.py"

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from crosstrain.probe import MACHINE_EPS, Event, ModuleSettings, Probe, dropout_values
+from crosstrain.probe import ELEMENTS, MACHINE_EPS, Event, ModuleSettings, Probe, dropout_values, dropped_channels
 from crosstrain.step import LossFn
 from crosstrain_torch import naming
 from crosstrain_torch.host import to_numpy
@@ -117,13 +117,26 @@ def _settings(module: nn.Module) -> ModuleSettings | None:
         case nn.Embedding():
             return ModuleSettings(kind="embedding")
         case _DropoutNd():
-            return ModuleSettings(kind="dropout", values=dropout_values(module.p, counted=False))
+            return ModuleSettings(kind="dropout", values=dropout_values(module.p, counted=False, drops=_drops(module)))
         case Dropout():
             return ModuleSettings(kind="dropout", values=dropout_values(module.rate, counted=True))
         case nn.MultiheadAttention():
             values = dropout_values(module.dropout, counted=False)
             return ModuleSettings(kind="attention", values={"heads": module.num_heads, **values})
     return _norm(module)
+
+
+def _drops(module: _DropoutNd) -> str:
+    match module:
+        case nn.Dropout1d():
+            return dropped_channels(1)
+        case nn.Dropout2d():
+            return dropped_channels(2)
+        case nn.Dropout3d():
+            return dropped_channels(3)
+        case nn.AlphaDropout() | nn.FeatureAlphaDropout():
+            return f"another value put in ({type(module).__name__})"
+    return ELEMENTS
 
 
 def _norm(module: nn.Module) -> ModuleSettings | None:

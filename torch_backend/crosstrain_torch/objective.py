@@ -15,7 +15,7 @@ from crosstrain.data.loader import WEIGHT
 from crosstrain.errors import ConfigError, DataError, LossError
 from crosstrain.loss import Loss
 from crosstrain.objective import read_outputs
-from crosstrain.precision import Precision, casts_batch
+from crosstrain.precision import Precision
 from crosstrain.step import LossFn
 from crosstrain_torch.ops import TorchOps
 from crosstrain_torch.precision import casts, compute_batch, compute_params
@@ -79,7 +79,7 @@ def call(
     With `averaged` the state's averages stand in for its parameters.
     """
     prefix = "module." if isinstance(objective, DistributedDataParallel) else ""
-    if casts_batch(precision):
+    if precision.casts_batch:
         batch = compute_batch(batch, precision)
     if state.sequence is not None:
         state.sequence.lengths = frozenset(values.shape[1] for values in batch.values() if values.ndim > 1)
@@ -121,7 +121,7 @@ def require_apart(state: TorchState, others: tuple[TorchState, ...]) -> None:
 
 def call_alone(objective: nn.Module, batch: Batch, precision: Precision) -> Any:
     """As `call`, of one model that is not split, with its own weights: nothing but what a compiler can trace."""
-    if casts_batch(precision):
+    if precision.casts_batch:
         batch = compute_batch(batch, precision)
     if not casts(precision):
         return objective(batch)

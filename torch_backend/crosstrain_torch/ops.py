@@ -32,6 +32,10 @@ class TorchOps(Ops):
         """See `crosstrain.Ops`."""
         return torch.is_floating_point(values)
 
+    def widen(self, values: torch.Tensor) -> torch.Tensor:
+        """See `crosstrain.Ops`."""
+        return values if values.dtype in _WIDE else values.long()
+
     def _mean_cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> Loss:
         # The sum by torch's kernel: of a small model, the operations over single values cost a tenth of the step.
         if self.example_weight is not None or options["z_loss"] or not _raises(labels):
@@ -117,6 +121,9 @@ class TorchOps(Ops):
         earlier = torch.arange(classes, device=logits.device) < labels[..., None]
         before = ~(logits <= picked) | ((logits == picked) & earlier)
         return before.sum(-1).where(in_range, classes)
+
+
+_WIDE = (torch.int64, torch.int32)
 
 
 def _raises(labels: torch.Tensor) -> bool:

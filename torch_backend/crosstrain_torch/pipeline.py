@@ -20,7 +20,6 @@ from torch.utils._pytree import tree_map_only
 from crosstrain.data.loader import WEIGHT
 from crosstrain.errors import ConfigError, LossError
 from crosstrain.loss import Loss
-from crosstrain.precision import casts_batch
 from crosstrain.step import LossFn, Remat
 from crosstrain_torch.host import generators, set_generators
 from crosstrain_torch.objective import Batch, Objective, Outputs, add, call, detach
@@ -182,7 +181,7 @@ class Pipelined:
 
     def _note(self, state: TorchState, batch: Batch, rows: torch.Tensor) -> _MicroBatch:
         precision, device = self._runtime.precision, self._runtime.device
-        if casts_batch(precision):
+        if precision.casts_batch:
             batch = compute_batch(batch, precision)
         random, stand_in = generators(device), StandIn(state.model)
         with contextlib.suppress(_Noted), forward_scope(precision, device):

@@ -64,6 +64,7 @@ class Shards:
 
     Attributes:
         here: local parameters but for those that only other stages hold.
+        bearers: all that a backward pass can leave a gradient in.
         split: whether any is cut into parts.
         is_spread: whether this process has less than whole gradients of all.
     """
@@ -75,7 +76,7 @@ class Shards:
         self._peers, self._stage = mesh.peers, mesh.stage
         pairs = [(param, self.local[name]) for name, param in params.items()]
         self._apart = [(native, mine) for native, mine in pairs if native is not mine]
-        self._bearers = [*params.values(), *(mine for _, mine in self._apart)]
+        self.bearers = [*params.values(), *(mine for _, mine in self._apart)]
         self._owner = {self.local[name]: param for name, param in params.items()}
         processes = 1 if mesh.peers is None else dist.get_world_size(mesh.peers)
         self._copies = {self.local[name]: processes / _parts(param) for name, param in params.items()}
@@ -121,7 +122,7 @@ class Shards:
 
     def drop_gradients(self) -> None:
         """Takes off what a backward pass of the user's own, or a step that failed half way, has left."""
-        for param in self._bearers:
+        for param in self.bearers:
             if param.grad is not None:
                 param.grad = None
 

@@ -80,7 +80,7 @@ class ZeroState(TorchState):
         raise apart()
 
     def drop_gradients(self) -> None:
-        """See `Shards.drop_gradients`; stages 1 and 2 add up outside of parameters too."""
+        """See `Shards`; stages 1 and 2 add up outside of parameters too."""
         wrapper = self.engine.optimizer
         wrapper.zero_grad()
         if self._stage < _LAST:

@@ -127,8 +127,11 @@ class Callback:
     `on_fit_begin`, then per epoch `on_epoch_begin`, per step `on_step_begin`, `on_step_end` and at logging time
     `on_log` (one step late), `on_evaluate_begin` and `on_evaluate_end` where there is an evaluation loader,
     `on_epoch_end`; `on_exception` when anything raised; `on_fit_end` always, last. Of several callbacks each has an
-    event in the order in which they were given. With `steps_per_call` the events of a step come once for each call:
-    `on_step_begin` with its first batch, `on_step_end` with its last metrics, and `run.taken` says which steps.
+    event in the order in which they were given. What one raises ends the run; the last two events still reach all
+    others, and the first error is the one that `fit` raises, with those that came after it as its notes.
+
+    With `steps_per_call` the events of a step come once for each call: `on_step_begin` with its first batch,
+    `on_step_end` with its last metrics, and `run.taken` says which steps.
 
     Raises:
         ConfigError: a subclass defines an event that does not exist, when the class is made.
@@ -165,7 +168,7 @@ class Callback:
         """After the evaluation of an epoch."""
 
     def on_exception(self, run: Run, error: BaseException) -> None:
-        """When training ends by an exception, which is raised again afterwards."""
+        """When training ends by an exception, which is raised again afterwards; also one of `on_fit_begin`."""
 
     def on_fit_end(self, run: Run) -> None:
         """Last, also after an exception."""

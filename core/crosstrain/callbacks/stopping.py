@@ -7,12 +7,14 @@ from collections.abc import Callable
 import numpy as np
 
 from crosstrain.callbacks.base import Callback, Record, Run
-from crosstrain.callbacks.monitor import Mode, Monitor
+from crosstrain.callbacks.monitor import Mode, Monitor, Watching
 from crosstrain.errors import ConfigError, require_count
 
 
-class EarlyStopping(Callback):
+class EarlyStopping(Watching):
     """Ends the run when the evaluation has not got better for some time; needs an `eval_loader`.
+
+    A resumed run goes on counting, and one that was ended so stays ended; more `patience` lets it go on.
 
     Args:
         metric: name in the evaluation.
@@ -26,17 +28,20 @@ class EarlyStopping(Callback):
 
     def __init__(self, metric: str = "loss", *, patience: int = 1, mode: Mode = "min", min_delta: float = 0.0) -> None:
         require_count("patience", patience)
-        self.monitor = Monitor(metric=metric, mode=mode, min_delta=min_delta)
-        self._patience, self._waited = patience, 0
+        super().__init__(Monitor(metric=metric, mode=mode, min_delta=min_delta))
+        self._patience = patience
 
     def on_fit_begin(self, run: Run) -> None:
         """See `Callback`."""
-        self.monitor.reset()
-        self._waited = 0
+        self._begin(run)
+        self._stop_when_due(run)
 
     def on_evaluate_end(self, run: Run, record: Record) -> None:
         """See `Callback`."""
         self._waited = 0 if self.monitor.is_better(record) else self._waited + 1
+        self._stop_when_due(run)
+
+    def _stop_when_due(self, run: Run) -> None:
         if self._waited >= self._patience:
             run.stop(f"{self.monitor.metric} has not improved for {self._waited} evaluations")
 

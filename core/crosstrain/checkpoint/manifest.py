@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class Manifest:
         files: of a native checkpoint: everything the engine wrote.
         shapes: of a native checkpoint: `Snapshot.shapes`, to refuse another model before anything is read.
         data: position in the data, as `Loader.state_dict` gives it; None where no loader was given.
-        metrics: values that `keep_best` compares.
+        metrics: values that `keep_best` compares. The file has text for those that are not finite, as trackers do.
         progress: where `Trainer.fit` was.
         config: whatever the run wanted to keep.
         crosstrain: the version that wrote it.
@@ -55,7 +56,7 @@ class Manifest:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     data: Mapping[str, Any] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    progress: Mapping[str, int] = field(default_factory=dict)
+    progress: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     crosstrain: str = __version__
     format: int = FORMAT
@@ -67,7 +68,8 @@ class Manifest:
             CheckpointError: `config` or `data` holds what JSON cannot.
         """
         try:
-            return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
+            metrics = {name: _plain(value) for name, value in self.metrics.items()}
+            return json.dumps({**dataclasses.asdict(self), "metrics": metrics}, indent=1, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise CheckpointError(
                 f"config must hold only what JSON can (dicts, lists, strings, finite numbers), got {error}."
@@ -137,7 +139,13 @@ def _parse(values: dict[str, Any]) -> Manifest:
         raise CheckpointError(f"sections must be params and others that crosstrain knows, got {sorted(sections)}.")
     files = tuple(map(_file, values["files"]))
     shapes = {name: tuple(map(int, shape)) for name, shape in values["shapes"].items()}
-    return Manifest(**{**values, "sections": sections, "files": files, "shapes": shapes})
+    metrics = {name: float(value) if isinstance(value, str) else value for name, value in values["metrics"].items()}
+    return Manifest(**{**values, "sections": sections, "files": files, "shapes": shapes, "metrics": metrics})
+
+
+def _plain(value: float) -> float | str:
+    """A number as JSON has it: it has no words for NaN and infinity."""
+    return value if math.isfinite(value) else str(float(value))
 
 
 def _file(values: dict[str, Any]) -> FileRecord:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crosstrain.callbacks import Callback, Record, Run
+from crosstrain.callbacks.monitor import go_on_with, seen_by
 from crosstrain.checkpoint.manifest import Manifest
 from crosstrain.checkpoint.series import Best, Checkpoints, require_rules
 from crosstrain.errors import ConfigError, CrosstrainError, require_count
@@ -67,16 +68,34 @@ class CheckpointSpec:
 
 
 class Saver(Callback):
-    """Saves by a `CheckpointSpec`, in the background; at a signal it saves and ends the run."""
+    """Saves by a `CheckpointSpec`, in the background; at a signal it saves and ends the run.
 
-    def __init__(self, accelerator: "Accelerator", loader: "Batches", spec: CheckpointSpec) -> None:
+    Args:
+        accelerator: of the run.
+        loader: the training batches.
+        spec: when to save.
+        callbacks: those before this one; what they watch is saved, too.
+    """
+
+    def __init__(
+        self,
+        accelerator: "Accelerator",
+        loader: "Batches",
+        spec: CheckpointSpec,
+        callbacks: tuple[Callback, ...] = (),
+    ) -> None:
         self.checkpoints = Checkpoints(
             accelerator, spec.root, keep_last=spec.keep_last, keep_every=spec.keep_every, keep_best=spec.keep_best
         )
         self._accelerator, self._loader, self._spec = accelerator, loader, spec
+        self._callbacks = callbacks
+        # As of the last end of an epoch: an evaluation that is repeated after a resume is not seen twice.
+        self._seen: list[dict[str, Any]] = []
         self._position: dict[str, Any] = {}
         self._position_step = 0
-        self._saved_at = time.monotonic()
+        self.ended_at: int | None = None
+        """Steps of the state when an epoch last came to its end, with evaluation and callbacks; None when unknown."""
+        self._saved_at, self._saved_step = time.monotonic(), -1
         self._signalled: str | None = None
         self._metrics: dict[str, float] = {}
         self._together = True
@@ -92,6 +111,9 @@ class Saver(Callback):
         if manifest is None:
             return None
         run.step, run.epoch = manifest.progress.get("step", 0), manifest.progress.get("epoch", 0)
+        self.ended_at = manifest.step if manifest.progress.get("ended", 0) else None
+        self._seen = manifest.progress.get("seen", [])
+        go_on_with(run, self._callbacks, self._seen)
         if self._accelerator.is_main_process:
             logger.info("resumed at optimizer step %d from %s", manifest.step, self.checkpoints.root)
             if self._loader.resume_note is not None:
@@ -120,8 +142,9 @@ class Saver(Callback):
         self._metrics = dict(record.values)
 
     def on_epoch_end(self, run: Run) -> None:
-        """Saves, with the metrics of this epoch's evaluation."""
-        if self._spec.every_epoch:
+        """Saves, with the metrics of this epoch's evaluation; a save after its last step learns that it has ended."""
+        self.ended_at, self._seen = run.state.step, seen_by(self._callbacks)
+        if self._spec.every_epoch or self._saved_step == run.state.step:
             self._take_position(run)
             # A loop that stopped by itself after the last batch stands at the end of this epoch, not before the next.
             over = self._position["batch"] == 0
@@ -130,7 +153,17 @@ class Saver(Callback):
     def on_exception(self, run: Run, error: BaseException) -> None:
         """Saves the state after the last whole step, as far as that is there."""
         self._together = False
+        # Where a callback before this one raised in `on_fit_begin`, nothing was trained, and no position is known.
+        if not self._position:
+            return
         if not self._spec.on_exception or self._accelerator.process_count > 1 or isinstance(error, CrosstrainError):
+            return
+        if run.taken.start < run.state.step < run.taken.stop:
+            logger.warning(
+                "could not save at the exception: it came after step %d of a call that goes to step %d, and the loader "
+                "is at the end of the call. The run resumes from its last checkpoint.",
+                *(run.state.step, run.taken.stop),
+            )
             return
         try:
             # A step that raised has its batch already, and the loader is ahead of the state. One that was taken, before
@@ -145,12 +178,19 @@ class Saver(Callback):
     def on_fit_end(self, run: Run) -> None:
         """Waits for the last save; after an exception not for other processes, which may be in their next step."""
         self._restore_handlers()
+        self._restore_handlers = _nothing
         self.checkpoints.close(together=self._together)
 
     def save(self, run: Run, epoch: int | None = None) -> None:
         """Saves now; `epoch` is the one to go on with, by default the current one."""
         self._saved_at = time.monotonic()
-        progress = {"step": run.step, "epoch": run.epoch if epoch is None else epoch}
+        self._saved_step = run.state.step
+        progress = {
+            "step": run.step,
+            "epoch": run.epoch if epoch is None else epoch,
+            "ended": int(self.ended_at == run.state.step),
+            "seen": self._seen,
+        }
         self.checkpoints.save(run.state, loader=_At(self._position), metrics=self._metrics, progress=progress)
         self._metrics = {}
 

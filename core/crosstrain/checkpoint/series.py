@@ -3,8 +3,7 @@
 import contextlib
 import dataclasses
 import logging
-import re
-import shutil
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from crosstrain.checkpoint.files import commit, lock, record_file, refused_writes
+from crosstrain.checkpoint.folders import committed_steps, drop_drafts, folder_of, remove, set_aside, taken_steps
 from crosstrain.checkpoint.manifest import NAME, Manifest, read_manifest, verify_files, write_manifest
+from crosstrain.checkpoint.matching import note_differences, require_optimizer
 from crosstrain.checkpoint.portable import Positioned, make_manifest, put_back
 from crosstrain.checkpoint.together import on_all, on_main, require_together
 from crosstrain.checkpoint.writer import Writer, written
@@ -23,7 +24,6 @@ from crosstrain.state import TrainState
 if TYPE_CHECKING:
     from crosstrain.accelerator import Accelerator
 
-_STEP = re.compile(r"step_(\d{8,})")
 _NATIVE = "native"
 logger = logging.getLogger("crosstrain")
 
@@ -33,7 +33,7 @@ class Best:
     """Which checkpoints are best.
 
     Attributes:
-        metric: a name among the `metrics` of `save`.
+        metric: a name among the `metrics` of `save`; a value that is not finite is never the best.
         mode: whether the largest or the smallest value is best.
         count: how many are kept.
     """
@@ -48,6 +48,9 @@ class Checkpoints:
 
     A directory has its name only when every file in it is on the disk, with its checksum in `checkpoint.json`. Only
     one job may write to a directory at a time.
+
+    Steps that are there already, beyond the one that a run begins at, are of a run that was given up: when this one
+    first commits a checkpoint, they are moved to `set_aside_1` and so on, which is a root like this one.
 
     Args:
         accelerator: of the run.
@@ -78,13 +81,22 @@ class Checkpoints:
         self._lock: IO[str] | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._began: int | None = None  # the step that this run began at
+        self._own: set[int] = set()  # what this object committed, or restored and so verified
+        self._newest: int | None = None  # the last of them
 
     def steps(self) -> list[int]:
         """Steps of all committed checkpoints, oldest first."""
-        if not self.root.is_dir():
-            return []
-        found = ((_STEP.fullmatch(path.name), path) for path in self.root.iterdir())
-        return sorted(int(match[1]) for match, path in found if match and (path / NAME).is_file())
+        return committed_steps(self.root)
+
+    def first_step(self) -> int | None:
+        """The step at which the run of the newest checkpoint began; None where there is no checkpoint.
+
+        Raises:
+            CheckpointError: none of them can be read.
+        """
+        manifest = on_main(self._accelerator, lambda: self._newest_whole(None, verify=False))
+        return None if manifest is None else manifest.step - manifest.progress.get("step", manifest.step)
 
     def prepare(self, state: TrainState) -> None:
         """Before the first step: takes the directory, and in the background the host memory that `save` copies to.
@@ -95,6 +107,8 @@ class Checkpoints:
             CheckpointError: the directory cannot be written, or another job writes there.
         """
         on_main(self._accelerator, self._take_root)
+        if self._began is None:
+            self._began = state.step
         self._open_writer().prepare(state)
 
     def save(
@@ -103,18 +117,19 @@ class Checkpoints:
         *,
         loader: Positioned | None = None,
         metrics: Mapping[str, float] | None = None,
-        progress: Mapping[str, int] | None = None,
+        progress: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
         """Begins to write a checkpoint of `state.step`; training goes on meanwhile.
 
-        Where there is one of this step, only what `checkpoint.json` says besides is written anew.
+        Where the last checkpoint that was saved or restored here is of this step, only what `checkpoint.json` says
+        besides is written anew.
 
         Args:
             state: what to write, as it is now.
             loader: the training batches.
             metrics: values for `keep_best`.
-            progress: where the loop is.
+            progress: where the loop is; JSON.
             config: what else to keep; JSON.
 
         Raises:
@@ -153,7 +168,7 @@ class Checkpoints:
             with contextlib.suppress(Exception):
                 self._close_writer()
             if self._accelerator.is_main_process:
-                self._drop_drafts()  # not before: one that still wrote would miss its directory, and say that
+                drop_drafts(self.root)  # not before: one that still wrote would miss its directory, and say that
             raise
 
     def restore(
@@ -165,7 +180,8 @@ class Checkpoints:
             Its manifest; None where there is no checkpoint.
 
         Raises:
-            CheckpointError: it belongs to another model or engine, or all there are, or that of `step`, are damaged.
+            CheckpointError: it belongs to another model, optimizer or engine; or all there are, or that of `step`, are
+                damaged.
         """
         manifest = on_main(self._accelerator, lambda: self._newest_whole(step))
         if manifest is None:
@@ -176,12 +192,17 @@ class Checkpoints:
                 f"{folder} was written by the {manifest.backend} engine, got {self._accelerator.backend}. "
                 "Restore it there, and hand over with accelerator.export and accelerator.restore."
             )
+        require_optimizer(folder, manifest, state)
 
         def load() -> None:
             check_shapes(state.view().shapes(), manifest.shapes)
             self._accelerator._read_checkpoint(state, folder / _NATIVE, manifest.step)
 
         put_back(self._accelerator, folder, load, loader, manifest)
+        if self._accelerator.is_main_process:
+            note_differences(folder, manifest, state)
+        self._began = self._newest = manifest.step
+        self._own = {manifest.step}
         return manifest
 
     def close(self, *, together: bool = True) -> None:
@@ -202,13 +223,14 @@ class Checkpoints:
                 self._lock.close()
                 self._lock = None
 
-    def _newest_whole(self, wanted: int | None) -> Manifest | None:
+    def _newest_whole(self, wanted: int | None, *, verify: bool = True) -> Manifest | None:
         damaged: CheckpointError | None = None
         for step in reversed(self.steps() if wanted is None else [wanted]):
             folder = self._folder(step)
             try:
                 manifest = read_manifest(folder)
-                verify_files(folder, manifest)
+                if verify:
+                    verify_files(folder, manifest)
             except CheckpointError as error:
                 if wanted is not None:
                     raise
@@ -224,22 +246,19 @@ class Checkpoints:
         """On the main process: makes room for a checkpoint, or renews what is there. Whether arrays are to follow."""
         manifest.to_json()
         folder = self._folder(manifest.step)
-        if (folder / NAME).is_file():
+        self._take_root()
+        if self._newest == manifest.step and (folder / NAME).is_file():
             with refused_writes(folder):
                 old = read_manifest(folder)
                 metrics = {**old.metrics, **manifest.metrics}
                 write_manifest(folder, dataclasses.replace(manifest, files=old.files, metrics=metrics))
             return False
-        self._take_root()
+        if self._began is None:
+            self._began = manifest.step
         with refused_writes(self.root):
-            self._drop_drafts()
+            drop_drafts(self.root)
             draft.mkdir()
         return True
-
-    def _drop_drafts(self) -> None:
-        """Under the lock all of these are left over: from a job that was killed, or a save that failed."""
-        for left in (*self.root.glob(".step_*.tmp"), *self.root.glob(".step_*.removed")):
-            shutil.rmtree(left, ignore_errors=True)
 
     def _take_root(self) -> None:
         with refused_writes(self.root):
@@ -277,13 +296,22 @@ class Checkpoints:
     def _commit(self, draft: Path, manifest: Manifest) -> None:
         files = tuple(record_file(draft, path) for path in sorted(draft.rglob("*")) if path.is_file())
         write_manifest(draft, dataclasses.replace(manifest, files=files))
+        # Before the commit: a kill in between must not leave the run that was given up with the newest checkpoint.
+        set_aside(self.root, self._given_up(manifest.step))
         commit(draft, self._folder(manifest.step))
+        self._own.add(manifest.step)
+        self._newest = manifest.step
         steps = self.steps()
         for step in set(steps) - self._kept(steps):
-            self._remove(self._folder(step))
+            remove(self._folder(step))
+
+    def _given_up(self, now: int) -> list[int]:
+        """Steps under the root that do not lead to the state that is committed now."""
+        began = now if self._began is None else min(self._began, now)
+        return [step for step in taken_steps(self.root) if step >= now or (step > began and step not in self._own)]
 
     def _folder(self, step: int) -> Path:
-        return self.root / f"step_{step:08d}"
+        return folder_of(self.root, step)
 
     def _kept(self, steps: list[int]) -> set[int]:
         kept = set(steps[-self._keep_last :])
@@ -298,14 +326,9 @@ class Checkpoints:
         for step in steps:
             with contextlib.suppress(CheckpointError, KeyError):
                 scores[step] = read_manifest(self._folder(step)).metrics[best.metric]
+        scores = {step: score for step, score in scores.items() if math.isfinite(score)}
         ranked = sorted(scores, key=lambda step: (scores[step], step), reverse=best.mode == "max")
         return set(ranked[: best.count])
-
-    def _remove(self, folder: Path) -> None:
-        """A directory that is half removed has no name that is ever offered."""
-        doomed = folder.with_name(f".{folder.name}.removed")
-        folder.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def require_rules(keep_last: int, keep_every: int | None, keep_best: Best | None) -> None:

@@ -118,7 +118,7 @@ class LocalBatches:
     def _from_iterable(self, start: Position) -> Iterator[Local]:
         stream = self.stream
         assert stream is not None
-        pool = stream.pool(start, self.batch_size) if start.batch else []
+        pool, given = stream.pool(start, self.batch_size) if start.batch else [], start.batch
         for batch, window in enumerate(stream.windows(start, self.batch_size), start.batch + 1):
             size = len(window.examples)
             pool = pool or window.examples
@@ -134,5 +134,11 @@ class LocalBatches:
             context = partial(Context, seed=self.spec.seed, epoch=start.epoch, examples=places)
             after = Position(epoch=start.epoch, batch=batch, stream=window.state)
             yield Local(stack_examples([examples[row] for row in chosen]), weights, context, after)
+            given = batch
         if not pool:
             raise DataError("source must have at least one example, got an iterable that gave none.")
+        if not given:
+            raise DataError(
+                f"source must fill one batch when drop_last=True, got an iterable of {len(pool)} examples for "
+                f"batch_size={self.batch_size}. Use a smaller batch, or drop_last=False."
+            )

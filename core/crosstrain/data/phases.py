@@ -139,8 +139,10 @@ class PhasedLoader:
         with contextlib.ExitStack() as stack:
             for _, loader in self._phases:
                 stack.enter_context(loader.aside())
-            yield
-        self._current = current
+            try:
+                yield
+            finally:
+                self._current = current
 
     def state_dict(self) -> dict[str, Any]:
         """See `Loader.state_dict`; says which loader it is of by the epoch."""

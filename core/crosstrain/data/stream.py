@@ -70,9 +70,11 @@ class Stream:
             )
         self._started = True
         self._rewind(position.epoch)
-        if self._has_state and position.batch:
+        resumed = self._has_state and position.batch > 0
+        if resumed:
             self._source.load_state_dict(copy.deepcopy(position.stream))
-            self._moved = True
+        # One that is left in the middle stands there, and the next iteration is to begin at its beginning.
+        self._moved = self._has_state
         examples = iter(self._source)
         first = position.batch * batch_size
         if not self._has_state:
@@ -81,6 +83,7 @@ class Stream:
         while window := list(islice(examples, batch_size)):
             yield Window(window, first, self._state())
             first += len(window)
+        self._moved = resumed
 
     def _rewind(self, epoch: int) -> None:
         if callable(getattr(self._source, "set_epoch", None)):

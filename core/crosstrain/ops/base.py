@@ -27,20 +27,23 @@ class BaseOps(abc.ABC):
 
         Args:
             values: shape (B, ...), floating.
-            mask: boolean or floating, same shape as `values`: what counts inside an example. None: all of it.
+            mask: boolean or floating, same shape as `values`: what counts inside an example. None: all of it. Its sum
+                is the weight, through which no gradient flows.
 
         Raises:
-            LossError: `values` has no batch dimension.
+            LossError: `values` has no batch dimension, or `mask` has another shape.
         """
         shape = tuple(values.shape)
         if not shape:
             raise LossError("values must have one entry per example, got a scalar. Pass values of shape (B, ...).")
-        weight = self.example_weight
+        values, weight = self.upcast(values), self.example_weight
         if mask is None and weight is None:
             return Loss(values.sum(), float(math.prod(shape)))
         if mask is None:
             expanded = weight.reshape(weight.shape + (1,) * (len(shape) - 1))
             return Loss((values * expanded).sum(), weight.sum() * math.prod(shape[1:]))
+        self._check_same_shape("values", values, "mask", mask)
+        mask = self.upcast(mask) if self.is_floating(mask) else mask
         if weight is not None:
             mask = mask * weight.reshape(weight.shape + (1,) * (len(shape) - 1))
         return Loss((values * mask).sum(), mask.sum())
@@ -61,7 +64,12 @@ class BaseOps(abc.ABC):
     def is_floating(self, values: Any) -> bool:
         """Whether `values` is a floating array."""
 
-    def _check_labels(self, logits: Any, labels: Any) -> None:
+    @abc.abstractmethod
+    def widen(self, values: Any) -> Any:
+        """Integers or booleans in a signed type of at least 32 bits: a narrow one takes -100 for another number."""
+
+    def _check_labels(self, logits: Any, labels: Any) -> Any:
+        """The labels, widened."""
         if logits.shape[:-1] != labels.shape:
             raise LossError(
                 "labels must have the shape of logits without its last dimension, got logits of shape "
@@ -71,6 +79,7 @@ class BaseOps(abc.ABC):
             raise LossError(f"logits must be floating, got {logits.dtype}.")
         if self.is_floating(labels):
             raise LossError(f"labels must be integers (class indices), got {labels.dtype}.")
+        return self.widen(labels)
 
     @staticmethod
     def _check_same_shape(first: str, a: Any, second: str, b: Any) -> None:

@@ -38,7 +38,7 @@ class LossOps(BaseOps):
             LossError: shapes or types that do not fit together.
             ConfigError: a coefficient out of its range.
         """
-        self._check_labels(logits, labels)
+        labels = self._check_labels(logits, labels)
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"label_smoothing must be in [0, 1), got label_smoothing={label_smoothing}.")
         if not 0 <= z_loss < math.inf:

@@ -22,7 +22,7 @@ class MetricOps(BaseOps):
         Raises:
             LossError: shapes or types that do not fit together.
         """
-        self._check_labels(logits, labels)
+        labels = self._check_labels(logits, labels)
         return self._mean_accuracy(logits, labels, ignore_index)
 
     def top_k_accuracy(self, logits: Any, labels: Any, *, k: int, ignore_index: int = -100) -> Loss:
@@ -42,7 +42,7 @@ class MetricOps(BaseOps):
             LossError: shapes or types that do not fit together.
             ConfigError: `k` out of its range.
         """
-        self._check_labels(logits, labels)
+        labels = self._check_labels(logits, labels)
         if not 1 <= k <= logits.shape[-1]:
             raise ConfigError(f"k must be from 1 to the number of classes, got k={k} of {logits.shape[-1]} classes.")
         return self.mean(self.upcast(self._rank(logits, labels) < k), self.upcast(labels != ignore_index))
@@ -78,6 +78,7 @@ class MetricOps(BaseOps):
                 )
         if classes is not None and classes < 2:
             raise ConfigError(f"classes must be at least 2 or None, got classes={classes}.")
+        predicted, actual = self.widen(predicted), self.widen(actual)
         counted = self.upcast(actual != ignore_index)
         counts: dict[str, Loss] = {}
         for index in (1,) if classes is None else range(classes):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crosstrain.parity.findings import oriented
+from crosstrain.step import StepOptions
 
 if TYPE_CHECKING:
     from crosstrain.parity.onestep import Evidence
@@ -96,13 +97,18 @@ def moment(slot: str, updates: Mapping[str, float], limit: float) -> str:
     return "the average's decay or start" if updates.get(name, 0.0) <= limit else "follows from the update"
 
 
-def whole(name: str, measured: Mapping[str, float], limit: float) -> str:
-    """Why a whole step differs although its parts agree."""
+def whole(measured: Mapping[str, float], limit: float, options: tuple[StepOptions, StepOptions]) -> str:
+    """Why a whole step differs although its parts agree; only what one of the sides does in a step is named."""
+    accumulates = any(each.accumulate_steps > 1 for each in options)
     if not measured["loss"] <= limit:
-        return "accumulation: how losses of micro-batches are averaged"
+        how = "accumulation: how losses of micro-batches are averaged"
+        return how if accumulates else "the step reports another loss than one pass over its batch does"
     if not measured["grad_norm"] <= limit:
-        return "accumulation: gradients of micro-batches are summed or averaged with other weights"
-    return "gradient clipping: its norm, its order, or its limit"
+        how = "accumulation: gradients of micro-batches are summed or averaged with other weights"
+        return how if accumulates else "the step has other gradients than one pass over its batch"
+    if any(each.clip_norm is not None or each.clip_value is not None for each in options):
+        return "gradient clipping: its norm, its order, or its limit"
+    return "the step changes weights otherwise than its gradients and its optimizer do by themselves"
 
 
 def _moment_gap(name: str, evidence: "Evidence") -> np.ndarray:

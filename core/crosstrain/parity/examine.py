@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 
 from crosstrain.errors import ConfigError
+from crosstrain.parity.dropout import dropout_findings, without_native_dropout
 from crosstrain.parity.envelope import LowPrecision, compare_low_precision_open
 from crosstrain.parity.fixes import Fix, try_fixes
 from crosstrain.parity.matching import Matching
 from crosstrain.parity.port import Port
 from crosstrain.parity.power import Planted, detection
-from crosstrain.parity.randomness import own_randomness, without_native_dropout
+from crosstrain.parity.randomness import own_randomness
 from crosstrain.parity.side import Live, Side
 from crosstrain.parity.verdict import Verdict, compare_open
 
@@ -61,23 +62,30 @@ def examine(port: Port, *, free_steps: int = 100, low_precision: bool = True, se
             f"free_steps must be at least 1 and seeds at least 2, got free_steps={free_steps} and seeds={seeds}."
         )
     torch, jax, matching = port.sides()
-    report = Report(matching=matching)
+    report = Report(matching=matching, notes=_constants((torch, jax)))
     if not matching.complete:
         return report
-    torch, jax, note, rates = without_native_dropout(torch, jax)
-    report = replace(report, notes=(note,) if note else ())
+    torch, jax, note, layers = without_native_dropout(torch, jax)
+    report = replace(report, notes=(*report.notes, *((note,) if note else ())))
     lives, problems = _opened((torch, jax), "fp64")
     problems += [sentence for live in lives if not problems and (sentence := own_randomness(live))]
     if problems:
         return replace(report, notes=(*report.notes, *problems))
-    verdict = compare_open(*lives, total_steps=port.total_steps, free_steps=free_steps, start=lives[0].snapshot())
-    verdict = replace(verdict, findings=(*rates, *verdict.findings))
+    start, dropout = lives[0].snapshot(), dropout_findings(lives[0], lives[1], layers)
+    verdict = compare_open(*lives, total_steps=port.total_steps, free_steps=free_steps, start=start).also(dropout)
     report = replace(report, verdict=verdict)
     if not verdict.same_algorithm:
-        fixes, fixed = try_fixes(torch, jax, verdict, total_steps=port.total_steps, free_steps=free_steps)
+        fixes, fixed = try_fixes(torch, jax, verdict, total_steps=port.total_steps, free_steps=free_steps, kept=dropout)
         left_out = (LEFT_OUT,) if low_precision else ()
         return replace(report, fixes=tuple(fixes), fixed=fixed, notes=(*report.notes, *left_out))
     return _lower(report, (torch, jax), port.total_steps, free_steps, seeds) if low_precision else report
+
+
+def _constants(sides: tuple[Side, Side]) -> tuple[str, ...]:
+    """The sentence that names the buffers that each side keeps for itself, where there are any."""
+    names = [f"{', '.join(sorted(side.constants))} ({side.backend})" for side in sides if side.constants]
+    what = "buffers that no training step changes are constants of their own model, and were not matched"
+    return (f"{what}: {'; '.join(names)}",) if names else ()
 
 
 def _lower(report: Report, sides: tuple[Side, Side], total_steps: int, free_steps: int, seeds: int) -> Report:

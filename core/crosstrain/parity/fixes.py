@@ -1,12 +1,13 @@
 """Tries the fix of a known cause, and says whether it closes the gap."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from crosstrain.accelerator import Accelerator
+from crosstrain.parity.findings import Finding
 from crosstrain.parity.side import Side
 from crosstrain.parity.verdict import Verdict, compare
 
@@ -35,7 +36,9 @@ class Fix:
 Setting = tuple[str, str, Any]
 
 
-def try_fixes(a: Side, b: Side, verdict: Verdict, *, total_steps: int, free_steps: int) -> tuple[list[Fix], Verdict]:
+def try_fixes(
+    a: Side, b: Side, verdict: Verdict, *, total_steps: int, free_steps: int, kept: Sequence[Finding] = ()
+) -> tuple[list[Fix], Verdict]:
     """Tries layer settings of the reference on the other side, then the known defaults of its framework.
 
     A fix that does not help is taken back before the next one is tried.
@@ -46,6 +49,7 @@ def try_fixes(a: Side, b: Side, verdict: Verdict, *, total_steps: int, free_step
         verdict: of the unchanged sides.
         total_steps: as for `compare`.
         free_steps: as for `compare`.
+        kept: findings in the verdict that were made elsewhere and that none of the fixes changes.
 
     Returns:
         The fixes in the order in which they were tried, and the verdict with those that help.
@@ -54,11 +58,11 @@ def try_fixes(a: Side, b: Side, verdict: Verdict, *, total_steps: int, free_step
     current, best = b, verdict
     settings = _different_settings(a, b)
     for text, change in [*_setting_changes(settings), *_default_changes(b)]:
-        if best.same_algorithm:
+        if len(best.findings) == len(kept):
             break
         candidate = change(current)
         try:
-            result = compare(a, candidate, total_steps=total_steps, free_steps=free_steps)
+            result = compare(a, candidate, total_steps=total_steps, free_steps=free_steps).also(kept)
         # With another stride a later layer may not fit any more, and fails in its own way.
         except Exception:
             result = None

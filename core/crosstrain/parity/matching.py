@@ -1,13 +1,19 @@
 """Matches the parameters of two native models by name, structure, shape and role. Nothing is guessed silently."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from crosstrain.parity.likeness import Likeness, numbers, words
 from crosstrain.parity.names import Part
 
-How = Literal["hint", "name", "packed attention", "similar name", "structure"]
+How = Literal["hint", "name", "packed attention", "similar name", "rank of numbers", "structure"]
+
+
+_SHOWN = 6
+
+BUFFER = "buffer"
+"""The role of what is no parameter."""
 
 
 class Parameter(NamedTuple):
@@ -38,20 +44,41 @@ class Matching:
 
     Attributes:
         pairs: the matches, in the reference's order.
-        ambiguous: reference parameter -> the others it may belong to.
-        missing: reference parameters without a partner.
-        unmatched: the other model's parameters without a partner.
+        ambiguous: reference parameter -> the others of its shape that it may belong to: a hint decides.
+        missing: reference parameters without a partner, and without one that a hint could name.
+        unmatched: the other model's parameters without a partner, likewise.
+        reshaped: names of both models without a partner -> their two shapes.
     """
 
     pairs: tuple[Pair, ...]
     ambiguous: Mapping[str, tuple[str, ...]]
     missing: tuple[str, ...]
     unmatched: tuple[str, ...]
+    reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
         """Whether every parameter has one partner."""
         return not (self.ambiguous or self.missing or self.unmatched)
+
+    def problem(self, reference: str, other: str) -> str:
+        """What keeps the models from being compared, and what to do; empty where nothing does.
+
+        Args:
+            reference: what the reference is called.
+            other: what the other model is called.
+        """
+        alone = ((reference, other, self.missing), (other, reference, self.unmatched))
+        parts = [f"give hints for {_listed(tuple(self.ambiguous))}"] if self.ambiguous else []
+        parts += [
+            f"{name} has the shapes {x} and {y}, as both engines write it" for name, (x, y) in self.reshaped.items()
+        ]
+        parts += [
+            f"only the {side} model has {_listed(own)}: take it away there, or give the {rest} model the same"
+            for side, rest, names in alone
+            if (own := [name for name in names if name not in self.reshaped])
+        ]
+        return "; ".join(parts)
 
     def names_of_other(self) -> dict[str, Part]:
         """The other model's own name -> its place in the reference's names."""
@@ -95,7 +122,8 @@ def match(
 
     In order: hints; equal names; packed attention projections (torch's `in_proj_weight` against q, k and v apart);
     names that are similar, where the best partner is unique both ways; the same sequence of shapes in the order of
-    definition, where names do not say otherwise.
+    definition, where names do not say otherwise. Layers that are numbered otherwise (0, 2, 4 against 0, 1, 2) belong
+    together by the rank of their numbers, as long as that is the order in which they were defined.
 
     Args:
         reference: parameters in the order of definition.
@@ -111,14 +139,29 @@ def match(
     _take_packed(search)
     _take_similar(search)
     _take_structure(search)
-    ambiguous = {p.name: tuple(q.name for q in others) for mine, others in search.groups() if others for p in mine}
+    ambiguous = {p.name: names for p in search.reference.values() if (names := _possible(p, search.other.values()))}
+    missing = tuple(name for name in search.reference if name not in ambiguous)
+    unmatched = tuple(name for name in search.other if not any(name in names for names in ambiguous.values()))
     order = [parameter.name for parameter in reference]
     return Matching(
         pairs=tuple(sorted(search.pairs.values(), key=lambda pair: order.index(pair.reference))),
         ambiguous=ambiguous,
-        missing=tuple(name for name in search.reference if name not in ambiguous),
-        unmatched=tuple(name for name in search.other if not any(name in names for names in ambiguous.values())),
+        missing=missing,
+        unmatched=unmatched,
+        reshaped={
+            name: (search.reference[name].shape, search.other[name].shape) for name in missing if name in unmatched
+        },
     )
+
+
+def _possible(parameter: Parameter, others: Iterable[Parameter]) -> tuple[str, ...]:
+    """What a hint could name: the shape must be the same, roles may be read otherwise, but no buffer is a parameter."""
+    buffer = parameter.role == BUFFER
+    return tuple(q.name for q in others if q.shape == parameter.shape and (q.role == BUFFER) == buffer)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _take_hints(search: _Search, hints: Mapping[str, str]) -> None:
@@ -134,83 +177,92 @@ def _take_hints(search: _Search, hints: Mapping[str, str]) -> None:
 
 
 def _take_equal(search: _Search) -> None:
-    for name, parameter in list(search.reference.items()):
-        if name in search.other and search.other[name].shape == parameter.shape:
-            search.take(name, (name,), "name")
+    sides = (search.reference, search.other)
+    for shape in {p.shape: None for p in search.reference.values()}:
+        mine, theirs = ([p.name for p in side.values() if p.shape == shape] for side in sides)
+        alike = Likeness(mine, theirs)
+        for name in (name for name in mine if name in theirs):
+            # Layer 2 of 0, 2 and 4 is not layer 2 of 0, 1 and 2.
+            if not numbers(name) or alike.same_numbering(name, name):
+                search.take(name, (name,), "name")
 
 
 def _take_packed(search: _Search) -> None:
-    for name, parameter in list(search.reference.items()):
-        suffix = re.search(r"in_proj_(weight|bias)$", name)
-        if not suffix:
-            continue
-        size = (parameter.shape[0] // 3, *parameter.shape[1:])
-        prefix = _tokens(name[: suffix.start()])
-        candidates = [q for q in search.other.values() if q.shape == size and q.name.endswith(suffix.group(1))]
-        found = {
-            letter: [q for q in candidates if letter in _tokens(q.name) and _numbers(q.name) == _numbers(name)]
-            for letter in "qkv"
-        }
-        if all(len(each) == 1 for each in found.values()) and prefix is not None:
-            search.take(name, tuple(found[letter][0].name for letter in "qkv"), "packed attention")
+    for suffix in ("weight", "bias"):
+        packed = [p for p in search.reference.values() if p.name.endswith(f"in_proj_{suffix}")]
+        for shape in {p.shape: None for p in packed}:
+            mine = [p for p in packed if p.shape == shape]
+            size = (shape[0] // 3, *shape[1:])
+            theirs = [q for q in search.other.values() if q.shape == size and q.name.endswith(suffix)]
+            for name, others in _unpacked(mine, theirs).items():
+                search.take(name, others, "packed attention")
+
+
+def _unpacked(mine: Sequence[Parameter], theirs: Sequence[Parameter]) -> dict[str, tuple[str, ...]]:
+    """Packed projection -> those of queries, keys and values, where each is the only one with agreeing numbers."""
+    found: dict[str, list[str]] = {p.name: [] for p in mine}
+    for letter in "qkv":
+        candidates = [q for q in theirs if letter in words(q.name)]
+        alike = Likeness([p.name for p in mine], [q.name for q in candidates])
+        pairs = {}
+        for name in found:
+            partners = [
+                q.name for q in candidates if not (numbers(name) or numbers(q.name)) or alike.same_place(name, q.name)
+            ]
+            if len(partners) == 1:
+                pairs[name] = partners[0]
+        for name, partner in _as_defined(pairs, mine, candidates, alike).items():
+            found[name].append(partner)
+    return {name: tuple(parts) for name, parts in found.items() if len(parts) == len("qkv")}
 
 
 def _take_similar(search: _Search) -> None:
     for mine, theirs in search.groups():
-        best = {p.name: _best(p, theirs) for p in mine}
-        back = {q.name: _best(q, mine) for q in theirs}
-        for name, partner in best.items():
-            if partner is not None and back[partner] == name:
-                search.take(name, (partner,), "similar name")
+        alike = Likeness([p.name for p in mine], [q.name for q in theirs])
+        best = {p.name: _best({q.name: alike.score(p.name, q.name) for q in theirs}) for p in mine}
+        back = {q.name: _best({p.name: alike.score(p.name, q.name) for p in mine}) for q in theirs}
+        pairs = {name: partner for name, partner in best.items() if partner is not None and back[partner] == name}
+        for name, partner in _as_defined(pairs, mine, theirs, alike).items():
+            search.take(name, (partner,), "rank of numbers" if alike.by_rank(name, partner) else "similar name")
+
+
+def _as_defined(
+    pairs: Mapping[str, str], mine: Sequence[Parameter], theirs: Sequence[Parameter], alike: Likeness
+) -> dict[str, str]:
+    """The pairs, without those by rank whose partners were defined in another order: there numbers prove nothing."""
+    defined = [q.name for q in theirs]
+    kept = dict(pairs)
+    ranked: dict[tuple[frozenset[str], frozenset[str]], list[str]] = {}
+    for name in (p.name for p in mine if p.name in pairs):
+        if alike.by_rank(name, pairs[name]):
+            ranked.setdefault((words(name), words(pairs[name])), []).append(name)
+    for names in ranked.values():
+        places = [defined.index(pairs[name]) for name in names]
+        if places != sorted(places):
+            kept = {name: partner for name, partner in kept.items() if name not in names}
+    return kept
 
 
 def _take_structure(search: _Search) -> None:
     mine, theirs = list(search.reference.values()), list(search.other.values())
     if [(p.shape, p.role) for p in mine] != [(q.shape, q.role) for q in theirs]:
         return
+    likeness = {
+        (mine[0].shape, mine[0].role): Likeness([p.name for p in mine], [q.name for q in theirs])
+        for mine, theirs in search.groups()
+    }
     for p, q in zip(mine, theirs, strict=True):
-        rivals = [other for other in theirs if (other.shape, other.role) == (q.shape, q.role)]
-        if max(_score(p.name, other.name) for other in rivals) > _score(p.name, q.name):
+        alike = likeness[p.shape, p.role]
+        rivals = [other.name for other in theirs if (other.shape, other.role) == (q.shape, q.role)]
+        if max(alike.score(p.name, other) for other in rivals) > alike.score(p.name, q.name):
             return  # the names speak against the order
     for p, q in zip(mine, theirs, strict=True):
         search.take(p.name, (q.name,), "structure")
 
 
-def _best(parameter: Parameter, candidates: Sequence[Parameter]) -> str | None:
+def _best(scores: Mapping[str, float]) -> str | None:
     """The one candidate whose name is most similar; None where two are equally so, or none is at all."""
-    scores = sorted(((_score(parameter.name, q.name), q.name) for q in candidates), reverse=True)
-    if not scores or scores[0][0] <= 0:
+    ranking = sorted(((score, name) for name, score in scores.items()), reverse=True)
+    if not ranking or ranking[0][0] <= 0:
         return None
-    return scores[0][1] if len(scores) == 1 or scores[0][0] > scores[1][0] else None
-
-
-def _score(a: str, b: str) -> float:
-    """Similarity of two names: shared words by all words, plus 1 for the same numbers in the same order."""
-    x, y = _tokens(a), _tokens(b)
-    return len(x & y) / len(x | y) + (_numbers(a) == _numbers(b) != ())
-
-
-_SYNONYMS: tuple[tuple[str, str], ...] = (
-    (r"^(q|wq|query|q_?proj|to_?q)$", "q"),
-    (r"^(k|wk|key|k_?proj|to_?k)$", "k"),
-    (r"^(v|wv|value|v_?proj|to_?v)$", "v"),
-    (r"^(o|wo|out|out_?proj|o_?proj|to_?out)$", "o"),
-    (r"^(attn|attention|self_?attn|mha)$", "attention"),
-    (r"^(ln|norm|layer_?norm|rms_?norm|bn|batch_?norm)$", "norm"),
-    (r"^(emb|embed|embedding|embeddings|wte|tok_?embeddings)$", "embed"),
-    (r"^(fc|linear|dense|proj|lin)$", "linear"),
-    (r"^(head|lm_?head|classifier|output)$", "head"),
-    (r"^(ff|ffn|mlp|feed_?forward)$", "mlp"),
-)
-
-
-def _tokens(name: str) -> set[str]:
-    words = re.findall(r"[a-z]+(?:_[a-z]+)*", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
-    normal: Callable[[str], str] = lambda word: next(  # noqa: E731
-        (to for pattern, to in _SYNONYMS if re.match(pattern, word)), word
-    )
-    return {normal(word) for word in words}
-
-
-def _numbers(name: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", name))
+    return ranking[0][1] if len(ranking) == 1 or ranking[0][0] > ranking[1][0] else None

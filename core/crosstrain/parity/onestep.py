@@ -9,9 +9,11 @@ from crosstrain.data.sources import Arrays
 from crosstrain.parity import causes
 from crosstrain.parity.findings import Channel, Finding, differences, exceeding, tensor_difference
 from crosstrain.parity.forward import Origin, backward_order, compare_forward, origins
+from crosstrain.parity.rounding import uncertain, vanishing
 from crosstrain.parity.side import Live
 from crosstrain.probe import Probe
 from crosstrain.snapshot import Snapshot
+from crosstrain.step import StepOptions
 
 _VANISHING = 1e-3
 """Gradients are measured against at least this share of the largest gradient: below it they may be all cancellation."""
@@ -79,7 +81,9 @@ def one_step(a: Live, b: Live, start: Snapshot, batch: Arrays, limits: Limits) -
     forward = compare_forward(x, y)
     loss = abs(x.loss - y.loss) / max(abs(x.loss), abs(y.loss), np.finfo(float).tiny)
     backward = backward_order(list(x.gradients), forward.order)
-    gradients = differences({name: x.gradients[name] for name in backward}, y.gradients, share=_VANISHING)
+    nothing = vanishing(x.gradients, y.gradients, limits.gradient)
+    mine, theirs = ({name: np.where(nothing[name], 0.0, each.gradients[name]) for name in backward} for each in (x, y))
+    gradients = differences(mine, theirs, share=_VANISHING)
 
     # The update is computed from the same gradients on both sides: after the first step of Adam, whose update is
     # nearly a sign, it would otherwise hide wrong gradients, or be blamed for them.
@@ -88,7 +92,9 @@ def one_step(a: Live, b: Live, start: Snapshot, batch: Arrays, limits: Limits) -
     after_a, after_b = a.snapshot(), b.snapshot()
     updates = _updates(start, after_a, after_b)
     moments = differences(_flat_moments(after_a), _flat_moments(after_b), share=1e-12)
-    whole = _whole_step(a, b, start, batch)
+    # Half of what may differ in an update is left to its own rounding.
+    unsure = uncertain(x.gradients, y.gradients, limits.update / 2)
+    whole = _whole_step(a, b, start, batch, {name: unsure[name] | each for name, each in nothing.items()})
     measured = OneStep(
         step=start.step,
         loss=loss if np.isfinite(loss) else float("inf"),
@@ -100,7 +106,9 @@ def one_step(a: Live, b: Live, start: Snapshot, batch: Arrays, limits: Limits) -
         findings=(),
     )
     parted = origins(forward, x, y, limits.activation)
-    evidence = Evidence(start=start, a=after_a, b=after_b, probes=(x, y), roles=a.roles)
+    evidence = Evidence(
+        start=start, a=after_a, b=after_b, probes=(x, y), roles=a.roles, options=(a.side.options, b.side.options)
+    )
     return replace(measured, findings=tuple(_findings(measured, evidence, limits, parted)))
 
 
@@ -113,15 +121,23 @@ class Evidence:
     b: Snapshot
     probes: tuple[Probe, Probe]
     roles: Mapping[str, str]
+    options: tuple[StepOptions, StepOptions]
 
 
-def _updates(start: Snapshot, a: Snapshot, b: Snapshot) -> dict[str, float]:
+def _updates(
+    start: Snapshot, a: Snapshot, b: Snapshot, left_out: Mapping[str, np.ndarray] | None = None
+) -> dict[str, float]:
+    """Relative differences of the updates; elements that are left out count as equal."""
     measured: dict[str, float] = {}
     for name, old in start.params.items():
         # A new weight is rounded to 1e-16 of itself, which is 1e-11 of an update 1e-5 times its size: updates that are
         # smaller still are measured against that size, so that their rounding is not taken for a difference.
         floor = 1e-5 * float(np.abs(old).max(initial=0.0))
-        measured[name] = tensor_difference(a.params[name] - old, b.params[name] - old, floor=floor)
+        x, y = a.params[name] - old, b.params[name] - old
+        out = (left_out or {}).get(name)
+        if out is not None:
+            x, y = np.where(out, 0.0, x), np.where(out, 0.0, y)
+        measured[name] = tensor_difference(x, y, floor=floor)
     return measured
 
 
@@ -130,7 +146,9 @@ def _flat_moments(snapshot: Snapshot) -> dict[str, np.ndarray]:
     return {f"{slot}/{name}": values for slot, each in kept.items() for name, values in each.items()}
 
 
-def _whole_step(a: Live, b: Live, start: Snapshot, batch: Arrays) -> dict[str, float]:
+def _whole_step(
+    a: Live, b: Live, start: Snapshot, batch: Arrays, left_out: Mapping[str, np.ndarray]
+) -> dict[str, float]:
     results = []
     for side in (a, b):
         side.load(start)
@@ -139,7 +157,8 @@ def _whole_step(a: Live, b: Live, start: Snapshot, batch: Arrays) -> dict[str, f
         results.append((values, side.snapshot()))
     (x, after_a), (y, after_b) = results
     measured = {name: differences({name: x[name]}, {name: y[name]})[name] for name in x}
-    measured |= {f"update of {name}": value for name, value in _updates(start, after_a, after_b).items()}
+    updates = _updates(start, after_a, after_b, left_out)
+    measured |= {f"update of {name}": value for name, value in updates.items()}
     measured |= differences(dict(after_a.buffers), after_b.buffers, share=1e-12)
     return measured
 
@@ -182,7 +201,7 @@ def _findings(measured: OneStep, evidence: Evidence, limits: Limits, parted: lis
     before = [*activations, *loss, *backward, *optimizer]
     # What the whole step does wrong follows from what its parts do wrong; only where they agree is it news.
     step = [
-        found("step", name, value, limits.update, causes.whole(name, measured.whole, limits.update))
+        found("step", name, value, limits.update, causes.whole(measured.whole, limits.update, evidence.options))
         for name, value in exceeding(measured.whole, limits.update)
         if not before and name not in evidence.a.buffers
     ]

@@ -12,6 +12,8 @@ The file defines, at its top level:
     total_steps = 1000                          # optional: length of the run, for the schedule
 """
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,9 +21,10 @@ from typing import Any
 
 from crosstrain.accelerator import Accelerator
 from crosstrain.data.sources import Arrays
-from crosstrain.errors import ConfigError
+from crosstrain.errors import ConfigError, require_count
 from crosstrain.optim import OptimizerSpec
-from crosstrain.parity.matching import Matching, Parameter, match
+from crosstrain.parity.constants import constant_buffers, left_out
+from crosstrain.parity.matching import BUFFER, Matching, Parameter, match
 from crosstrain.parity.side import Side
 from crosstrain.scripts import load_script
 from crosstrain.step import LossFn
@@ -43,6 +46,8 @@ class Port:
     def sides(self) -> tuple[Side, Side, Matching]:
         """The torch side (the reference), the JAX side in the torch side's names, and how they were matched.
 
+        Buffers that no training step changes need no partner.
+
         Raises:
             ConfigError: a hint names a parameter that is not there.
         """
@@ -54,7 +59,15 @@ class Port:
             batches=self.batches,
         )
         jax = replace(torch, backend="jax", model=lambda _: self.jax_model(), loss_fn=self.jax_loss)
-        matching = match(_parameters(torch), _parameters(jax), self.hints)
+        mine, theirs = _parameters(torch), _parameters(jax)
+        matching = match(mine, theirs, self.hints)
+        if any(each.role == BUFFER for each in (*mine, *theirs)):
+            own = left_out(matching, constant_buffers(torch), constant_buffers(jax), self.hints)
+            torch, jax = (replace(side, constants=names) for side, names in zip((torch, jax), own, strict=True))
+            mine, theirs = (
+                [p for p in each if p.name not in out] for each, out in zip((mine, theirs), own, strict=True)
+            )
+            matching = match(mine, theirs, self.hints)
         return torch, replace(jax, names=matching.names_of_other()), matching
 
 
@@ -62,7 +75,7 @@ def load_port(path: Path) -> Port:
     """Runs a file and reads the port it defines.
 
     Raises:
-        ConfigError: the file is missing, or does not define what it has to.
+        ConfigError: the file is missing, or does not define what it has to, in its kind.
     """
     module = load_script(path, "the port")
     shared_loss = getattr(module, "loss_fn", None)
@@ -81,6 +94,16 @@ def load_port(path: Path) -> Port:
         kind = type(found["optimizer"]).__name__
         raise ConfigError(f"optimizer must be an OptimizerSpec, got {kind}. Use ct.sgd, ct.adam or ct.adamw.")
     options = {name: getattr(module, name) for name in ("hints", "total_steps") if hasattr(module, name)}
+    for name, value in found.items():
+        # A model can be called too, so that one that was made already would be taken for what makes it.
+        makes = inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, functools.partial)
+        if name != "optimizer" and not (makes or (callable(value) and not name.endswith("model"))):
+            kind = type(value).__name__
+            raise ConfigError(f"{name} must be a function, got a {kind}. Write: def {name}(...): return ...")
+    require_count("total_steps", options.get("total_steps", 1))
+    if not isinstance(options.get("hints", {}), Mapping):
+        kind = type(options["hints"]).__name__
+        raise ConfigError(f"hints must be a dict of torch parameter -> flax parameter, got a {kind}.")
     return Port(**{**found, **options})
 
 
@@ -91,7 +114,7 @@ def _parameters(side: Side) -> list[Parameter]:
     roles: dict[str, str] = dict(state.parameter_roles)
     shapes = dict(state.parameter_shapes)
     for name, values in state.snapshot().buffers.items():
-        shapes[name], roles[name] = values.shape, "buffer"
+        shapes[name], roles[name] = values.shape, BUFFER
     order = list(accelerator.module_settings(state.model))
     kinds = {"weight": 0, "bias": 1}
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from crosstrain.accelerator import Accelerator
 from crosstrain.parity.envelope import compare_low_precision_open
 from crosstrain.parity.side import Live, Side
@@ -47,12 +49,12 @@ def detection(a: Side, *, precision: str, total_steps: int, seeds: int = 8) -> l
         low = compare_low_precision_open(reference, changed, precision=precision, total_steps=total_steps, seeds=seeds)
         return bool(low.findings)
 
-    bugs = planted_bugs(a).items()
+    bugs = planted_bugs(a, total_steps).items()
     return [Planted(name=name, precision=precision, seen=is_seen(side.open(precision))) for name, side in bugs]
 
 
-def planted_bugs(side: Side) -> dict[str, Side]:
-    """The bugs that apply to a side: optimizer numbers, the schedule, and settings of its layers."""
+def planted_bugs(side: Side, total_steps: int) -> dict[str, Side]:
+    """The bugs that apply to a side in a run of so many steps: optimizer numbers, the schedule, and layer settings."""
     bugs: dict[str, Side] = {}
     spec = side.optimizer
     for each in dataclasses.fields(spec):
@@ -61,8 +63,10 @@ def planted_bugs(side: Side) -> dict[str, Side]:
             changed = _CHANGES[each.name](value)
             bug = f"optimizer {each.name} {_number(value)} -> {_number(changed)}"
             bugs[bug] = replace(side, optimizer=dataclasses.replace(spec, **{each.name: changed}))
-    late = dataclasses.replace(spec, learning_rate=_Late(inner=spec.learning_rate))
-    bugs["schedule one step late"] = replace(side, optimizer=late)
+    late = _Late(inner=spec.learning_rate)
+    # A constant rate is never late.
+    if not np.array_equal(late.table(total_steps), spec.learning_rate.table(total_steps)):
+        bugs["schedule one step late"] = replace(side, optimizer=dataclasses.replace(spec, learning_rate=late))
     return bugs | _layer_bugs(side)
 
 

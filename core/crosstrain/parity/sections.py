@@ -38,7 +38,7 @@ def headline(report: Report) -> Sentence:
     """The answer in one sentence."""
     verdict = report.verdict
     if verdict is None:
-        why = "see below" if report.matching.complete else "give hints for the parameters in capitals"
+        why = report.matching.problem("torch", "jax") or "see below"
         return Sentence(f"no verdict: the models could not be compared; {why}", "bad")
     a, b = verdict.backends
     if not verdict.same_algorithm:

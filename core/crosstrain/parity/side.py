@@ -30,6 +30,8 @@ class Side:
         seed: of dropout masks.
         average: of the weights, or None.
         names: this side's own parameter name -> its place in the shared names; empty where they are the same.
+        constants: own names of buffers that no step changes and that the other side need not have; each side keeps its
+            own values, and no snapshot shows them.
     """
 
     backend: str
@@ -41,6 +43,7 @@ class Side:
     seed: int = 0
     average: Averaging | None = None
     names: Mapping[str, Part] = field(default_factory=dict)
+    constants: frozenset[str] = frozenset()
 
     def open(self, precision: str) -> "Live":
         """The run, ready for its first step."""
@@ -63,6 +66,8 @@ class Live:
             grad_norm=True,
         )
         self.names = Names(side.names)
+        buffers = self.state.view().buffers
+        self._constants = {name: np.array(buffers[name]) for name in sorted(side.constants)}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -99,11 +104,14 @@ class Live:
 
     def snapshot(self) -> Snapshot:
         """The state in shared names."""
-        return _translate(self.state.snapshot(), self.names.to_shared)
+        own = self.state.snapshot()
+        buffers = {name: values for name, values in own.buffers.items() if name not in self._constants}
+        return _translate(replace(own, buffers=buffers), self.names.to_shared)
 
     def load(self, snapshot: Snapshot) -> None:
         """Takes over a state of either side."""
-        self.state.load(_translate(snapshot, self.names.to_own))
+        own = _translate(snapshot, self.names.to_own)
+        self.state.load(replace(own, buffers={**own.buffers, **self._constants}))
 
 
 def _translate(snapshot: Snapshot, names: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]) -> Snapshot:

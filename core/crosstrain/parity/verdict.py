@@ -54,6 +54,10 @@ class Verdict:
         a, b = self.loss
         return float(relative_difference(a, b).max()) if len(a) else float("nan")
 
+    def also(self, findings: Sequence[Finding]) -> "Verdict":
+        """This verdict with findings that were made elsewhere, in causal order."""
+        return replace(self, findings=_ordered([*findings, *self.findings]))
+
 
 def compare(a: Side, b: Side, *, total_steps: int, free_steps: int = 100) -> Verdict:
     """Compares two sides in float64.
@@ -84,17 +88,24 @@ def compare_open(
     """
     static = compare_static(a, b, steps=total_steps)
     start = a.snapshot() if start is None else start
-    # States that hold other things cannot be exchanged.
-    exchangeable = start.buffers.keys() == b.snapshot().buffers.keys() and kept_moments(a) == kept_moments(b)
-    if a.shapes != b.shapes or not exchangeable:
+    if not exchangeable(a, b, start):
         return _verdict(a, b, static, (), (np.zeros(0), np.zeros(0)), [])
     points = checked_steps(a.side, total_steps)
     losses, snapshots = _run_free(a, b, start, free_steps, len(points))
+    broken = _broken(a, b, *losses)
+    if broken is not None:
+        return _verdict(a, b, static, (), losses, [broken])
     checks = tuple(
         one_step(a, b, replace(snapshot, step=step), a.side.batches(step), FLOAT64)
         for step, snapshot in zip(points, snapshots, strict=True)
     )
     return _verdict(a, b, static, checks, losses, _free_findings(*losses, checks))
+
+
+def exchangeable(a: Live, b: Live, start: Snapshot) -> bool:
+    """Whether one side can go on from the other's state `start`: both hold the same arrays."""
+    buffers = start.buffers.keys() == b.snapshot().buffers.keys()
+    return a.shapes == b.shapes and buffers and kept_moments(a) == kept_moments(b)
 
 
 def checked_steps(side: Side, total_steps: int) -> list[int]:
@@ -120,6 +131,26 @@ def _run_free(
             values.append(live.step(live.side.batches(step))["loss"])
     kept += [start] * (snapshots - len(kept))
     return (np.array(losses[0]), np.array(losses[1])), kept
+
+
+def _broken(a: Live, b: Live, x: np.ndarray, y: np.ndarray) -> Finding | None:
+    """The step from which neither loss is finite: no state after it can be compared. One such loss is a difference."""
+    finite = [np.isfinite(each) for each in (x, y)]
+    first = int(np.argmin(finite[0])) if len(x) else 0
+    if not len(x) or finite[0][first] or finite[1][first] or not finite[1][:first].all():
+        return None
+    cause = (
+        f"no loss is finite from batch {first} on ({x[first]} on {a.side.backend}, {y[first]} on {b.side.backend}): "
+        "labels out of range, a division by 0, or a rate that is too high for both"
+    )
+    return Finding(
+        channel="loss",
+        where="loss of the free run",
+        difference=float("inf"),
+        limit=FLOAT64_LIMIT,
+        step=first,
+        cause=cause,
+    )
 
 
 def _free_findings(a: np.ndarray, b: np.ndarray, checks: Sequence[OneStep]) -> list[Finding]:
@@ -154,12 +185,15 @@ def _verdict(
     free: Sequence[Finding],
 ) -> Verdict:
     found = [*static, *(finding for check in checks for finding in check.findings), *free]
-    # Within a channel the order is that of discovery: forward order of layers, then steps.
-    ordered = sorted(found, key=lambda finding: _ORDER.index(finding.channel))
     return Verdict(
         backends=(a.side.backend, b.side.backend),
         static=tuple(static),
         checks=checks,
         loss=losses,
-        findings=tuple(ordered),
+        findings=_ordered(found),
     )
+
+
+def _ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """In causal order; within a channel in that of discovery: forward order of layers, then steps."""
+    return tuple(sorted(findings, key=lambda finding: _ORDER.index(finding.channel)))

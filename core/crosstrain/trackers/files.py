@@ -121,7 +121,7 @@ class Csv(_File):
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker`."""
-        record = {"step": step, **values}
+        record = {"step": step, **_plain(values)}
         assert self._file is not None
         if not record.keys() <= set(self._columns):
             records = self._read()
@@ -147,8 +147,9 @@ class Csv(_File):
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values that JSON has."""
+    """Values that JSON has; a scalar of NumPy or of an engine is a number."""
+    plain = {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
     return {
         name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
+        for name, value in plain.items()
     }

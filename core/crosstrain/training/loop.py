@@ -24,6 +24,7 @@ class Loop:
         log_every: optimizer steps between reads of the metrics.
         steps_per_call: optimizer steps in one call of the compiled step.
         evaluate: evaluates once; None for no evaluation.
+        ended: whether the run was resumed where an epoch had come to its end, with its evaluation.
     """
 
     def __init__(
@@ -36,61 +37,91 @@ class Loop:
         log_every: int,
         steps_per_call: int,
         evaluate: Callable[[], dict[str, float]] | None,
+        ended: bool = False,
     ) -> None:
         self._run, self._callbacks, self._step, self._history = run, callbacks, step, history
         self._log_every, self._evaluate = log_every, evaluate
         self._steps_per_call = steps_per_call
+        self._ended = ended
         self._pending: list[tuple[int, Metrics]] = []
         self._listeners: dict[str, list[Callable[..., None]]] = {}
         self._speed = Speed(run.state.step, run.batch_size)
 
     def __call__(self, loader: Batches) -> None:
         """Trains until the run is over or something stops it."""
-        run = self._run
+        failed: BaseException | None = None
         try:
-            self._emit("on_fit_begin")
-            epochs = itertools.count(run.epoch) if run.epochs is None else range(run.epoch, run.epochs)
-            for epoch in epochs:
-                run.epoch = epoch
-                self._epoch(loader)
-                if run.stops_at_once:
-                    break
-                if self._evaluate is not None:
-                    self._evaluate_once()
-                self._emit("on_epoch_end")
-                if run.stop_reason or run.step == run.total_steps:
-                    break
-            self._step.finish()
+            self._train(loader)
         except BaseException as error:
-            self._emit("on_exception", error)
-            raise
-        finally:
-            self._history.stop_reason = run.stop_reason
-            self._emit("on_fit_end")
+            failed = self._emit_to_all("on_exception", error, failed=error)
+        self._history.stop_reason = self._run.stop_reason
+        failed = self._emit_to_all("on_fit_end", failed=failed)
+        if failed is not None:
+            try:
+                raise failed
+            finally:
+                del failed  # it holds this frame, and with it the arrays on the devices
 
-    def _epoch(self, loader: Batches) -> None:
+    def _train(self, loader: Batches) -> None:
         run = self._run
-        self._emit("on_epoch_begin")
-        if run.total_steps is not None and run.step >= run.total_steps:
+        self._emit("on_fit_begin")
+        # A run that is started again after its end: all of it has happened.
+        if self._ended and (run.stop_reason or self._is_over()):
             return
-        calls = self._calls(loader)
+        epochs = itertools.count(run.epoch) if run.epochs is None else range(run.epoch, run.epochs)
+        for epoch in epochs:
+            run.epoch = epoch
+            if not self._epoch(loader):
+                continue
+            if run.stops_at_once:
+                break
+            if self._evaluate is not None:
+                self._evaluate_once()
+            self._emit("on_epoch_end")
+            if run.stop_reason or run.step == run.total_steps:
+                break
+        self._step.finish()
+
+    def _is_over(self) -> bool:
+        return self._run.total_steps is not None and self._run.step >= self._run.total_steps
+
+    def _epoch(self, loader: Batches) -> bool:
+        """Trains to the end of an epoch. False where the run was resumed after its last batch, and it had ended."""
+        run, calls = self._run, None
+        last: tuple[int, Metrics] | None = None
+        if self._ended:
+            self._ended = False
+            calls = _unless_empty(self._calls(loader))
+            if calls is None:
+                return False
+        self._emit("on_epoch_begin")
+        if self._is_over():
+            return True
+        if calls is None:
+            calls = self._calls(loader)
         run.batch_size = self._speed.batch_size = loader.batch_size  # which a PhasedLoader changes
         for batches in calls:
             run.taken = range(run.state.step, run.state.step + len(batches))
             if self._listeners_of("on_step_begin"):
                 self._emit("on_step_begin", batches[0])
+            before = run.step
             metrics = self._take(batches)
             # The values of the call before are read now, while the device is busy with this one.
             if self._pending:
                 self._flush()
-            for step, each in zip(run.taken, metrics, strict=True):
-                run.step += 1
-                if run.step % self._log_every == 0 or run.step == run.total_steps:
+            for step, count, each in zip(run.taken, range(before + 1, run.step + 1), metrics, strict=True):
+                if count % self._log_every == 0 or count == run.total_steps:
                     self._pending.append((step + 1, each))
+            last = run.taken[-1] + 1, metrics[-1]
             self._emit("on_step_end", metrics[-1])
             if run.stop_reason or run.step == run.total_steps:
                 break
+        # Where it is known only now that this was the last step of the run.
+        ends = run.epoch + 1 == run.epochs or (run.stop_reason and not run.stops_at_once)
+        if ends and last is not None and (not self._pending or self._pending[-1][0] < last[0]):
+            self._pending.append(last)
         self._flush()
+        return True
 
     def _calls(self, loader: Batches) -> Iterator[Sequence[Batch]]:
         """The batches of each call of the step, to the end of the epoch or of the run."""
@@ -102,9 +133,14 @@ class Loop:
 
     def _take(self, batches: Sequence[Batch]) -> list[Metrics]:
         """Steps in one call, or one by one where they are fewer, for which nothing new is compiled."""
-        if len(batches) == self._steps_per_call > 1:
-            return self._step.many(self._run.state, batches)
-        return [self._step(self._run.state, batch) for batch in batches]
+        state, before = self._run.state, self._run.state.step
+        try:
+            if len(batches) == self._steps_per_call > 1:
+                return self._step.many(state, batches)
+            return [self._step(state, batch) for batch in batches]
+        finally:
+            # Before anything else can raise: what is saved at an exception counts the steps that the state has taken.
+            self._run.step += state.step - before
 
     def _flush(self) -> None:
         pending, self._pending = self._pending, []
@@ -129,7 +165,29 @@ class Loop:
         for listener in self._listeners_of(event):
             listener(self._run, *arguments)
 
+    def _emit_to_all(self, event: str, *arguments: object, failed: BaseException | None) -> BaseException | None:
+        """An event that every listener hears, whatever the others raise: they let go of locks, files and handlers.
+
+        Returns:
+            The first error, which is `failed` where there is one; those that came later are its notes.
+        """
+        for listener in self._listeners_of(event):
+            try:
+                listener(self._run, *arguments)
+            except BaseException as error:
+                if failed is None:
+                    failed = error
+                elif error is not failed:
+                    name = getattr(listener, "__qualname__", event)
+                    failed.add_note(f"Afterwards {name} raised {type(error).__name__}: {error}")
+        return failed
+
     def _listeners_of(self, event: str) -> list[Callable[..., None]]:
         if event not in self._listeners:
             self._listeners[event] = listeners(self._callbacks, event)
         return self._listeners[event]
+
+
+def _unless_empty(calls: Iterator[Sequence[Batch]]) -> Iterator[Sequence[Batch]] | None:
+    first = next(calls, None)
+    return None if first is None else itertools.chain([first], calls)

@@ -84,8 +84,8 @@ class Recipes:
         Raises:
             ConfigError: as `fit`, a number out of range, or a loader without length.
         """
-        start, steps = self.state.step, planned_steps(loader, epochs)
-        plan = one_cycle_plan(self.state.optimizer, max_lr, cycle or Cycle(), self.layers, start, steps)
+        (base, start), steps = self._beginning(checkpoints, resume), planned_steps(loader, epochs)
+        plan = one_cycle_plan(base, max_lr, cycle or Cycle(), self.layers, start, steps)
         return self._follow(plan, start + steps, loader, epochs, eval_loader, checkpoints, resume)
 
     def fit_flat_cos(
@@ -104,9 +104,9 @@ class Recipes:
 
         Args and errors as `fit_one_cycle`; see `ct.flat_cos` for the formula.
         """
-        start, steps = self.state.step, planned_steps(loader, epochs)
+        (base, start), steps = self._beginning(checkpoints, resume), planned_steps(loader, epochs)
         shape = {"final_div": final_div, "pct_start": pct_start}
-        plan = flat_cos_plan(self.state.optimizer, learning_rate, self.layers, start, steps, **shape)
+        plan = flat_cos_plan(base, learning_rate, self.layers, start, steps, **shape)
         return self._follow(plan, start + steps, loader, epochs, eval_loader, checkpoints, resume)
 
     def fine_tune(
@@ -144,10 +144,10 @@ class Recipes:
         Raises:
             ConfigError: as `fit_one_cycle`.
         """
-        start = self.state.step
+        base, start = self._beginning(checkpoints, resume)
         steps = planned_steps(loader, freeze_epochs, "freeze_epochs"), planned_steps(loader, epochs)
         shape = {"lr_mult": lr_mult, "pct_start": pct_start, "div": div}
-        plan = fine_tune_plan(self.state.optimizer, base_lr, self.layers, start, steps, **shape)
+        plan = fine_tune_plan(base, base_lr, self.layers, start, steps, **shape)
         end = start + sum(steps)
         return self._follow(plan, end, loader, freeze_epochs + epochs, eval_loader, checkpoints, resume)
 
@@ -169,6 +169,22 @@ class Recipes:
     def unfreeze(self) -> None:
         """Lets every parameter learn again."""
         self.state.unfreeze()
+
+    def _beginning(
+        self, checkpoints: "CheckpointSpec | None", resume: Literal["auto"] | None
+    ) -> tuple[OptimizerSpec, int]:
+        """The optimizer before a plan, and the step at which it begins: where the run began that is resumed, else now.
+
+        That run may have been left in this very process, where the state is past its beginning.
+        """
+        first = None
+        if checkpoints is not None and resume is not None:
+            from crosstrain.checkpoint import Checkpoints
+
+            first = Checkpoints(self.accelerator, checkpoints.root).first_step()
+        if first is None:
+            return self.state.optimizer, self.state.step
+        return cut(self.state.optimizer, first), first
 
     def _follow(
         self,

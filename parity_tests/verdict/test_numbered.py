@@ -1,0 +1,68 @@
+"""A torch `Sequential`, whose activations count, against a list of layers: the weights go where they belong."""
+
+import itertools
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch import nn
+
+import crosstrain as ct
+from crosstrain.parity import Port, examine
+
+FEATURES, WIDTH = 5, 8
+
+
+class TorchNet(nn.Module):
+    """The same name as in the port, with other numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = sequential()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def sequential() -> nn.Sequential:
+    torch.manual_seed(0)
+    hidden = (each for _ in range(2) for each in (nn.Linear(WIDTH, WIDTH), nn.Tanh()))
+    return nn.Sequential(nn.Linear(FEATURES, WIDTH), nn.Tanh(), *hidden, nn.Linear(WIDTH, 3))
+
+
+class FlaxNet(nnx.Module):
+    def __init__(self) -> None:
+        rngs, sizes = nnx.Rngs(0), (FEATURES, WIDTH, WIDTH, WIDTH, 3)
+        self.layers = nnx.List(nnx.Linear(*size, rngs=rngs) for size in itertools.pairwise(sizes))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layers[:-1]:
+            x = jax.nn.tanh(layer(x))
+        return self.layers[-1](x)
+
+
+def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
+    return ops.cross_entropy(model(batch["x"]), batch["label"])
+
+
+def batches(step: int) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(step)
+    return {"x": draw.normal(size=(8, FEATURES)), "label": draw.integers(0, 3, 8).astype(np.int32)}
+
+
+@pytest.mark.parametrize("torch_model", [sequential, TorchNet], ids=["other names", "the same name"])
+def test_numbered_layers_are_the_same_model(torch_model: Any) -> None:
+    port = Port(
+        torch_model=torch_model,
+        jax_model=FlaxNet,
+        torch_loss=loss_fn,
+        jax_loss=loss_fn,
+        batches=batches,
+        optimizer=ct.adamw(1e-3),
+        total_steps=2,
+    )
+    report = examine(port, free_steps=2, low_precision=False)
+    assert report.same, report
