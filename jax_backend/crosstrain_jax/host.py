@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from crosstrain.data.stacks import unstacked
 from crosstrain.precision import Precision
 from crosstrain.snapshot import LazyArrays
 from crosstrain_jax import naming
@@ -86,7 +87,7 @@ class Placer:
     def apart(self, batches: dict[str, np.ndarray]) -> list[dict[str, jax.Array]]:
         """The same as batches of their own; small ones in one call."""
         if self._call is None or sum(values.nbytes for values in batches.values()) > _SMALL:
-            return [self(dict(zip(batches, row, strict=True))) for row in zip(*batches.values(), strict=True)]
+            return [self(batch) for batch in unstacked(batches)]
         with scope(self._precision):
             return self._unstack(batches)
 
@@ -122,5 +123,4 @@ class Placer:
 
 
 def _unstack(batches: dict[str, jax.Array]) -> list[dict[str, jax.Array]]:
-    rows = zip(*(jnp.unstack(values) for values in batches.values()), strict=True)
-    return [dict(zip(batches, row, strict=True)) for row in rows]
+    return unstacked({name: jnp.unstack(values) for name, values in batches.items()})

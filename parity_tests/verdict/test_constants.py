@@ -13,6 +13,7 @@ from torch import nn
 
 import crosstrain as ct
 from crosstrain.parity import Port, Report, assert_same_training, examine
+from parity_tests.verdict.small_port import small_port
 
 FEATURES, CLASSES = 6, 3
 Table = np.ndarray | None
@@ -63,21 +64,15 @@ class FlaxNet(nnx.Module):
         return self.head(jnp.tanh(self.norm(self.fc(x + table))))
 
 
-def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
-    return ops.cross_entropy(model(batch["x"]), batch["label"])
-
-
 def batches(step: int) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(step)
     return {"x": draw.normal(size=(8, FEATURES)), "label": draw.integers(0, CLASSES, 8).astype(np.int32)}
 
 
 def port(torch_model: Callable[[], Any], jax_model: Callable[[], Any]) -> Port:
-    return Port(
+    return small_port(
         torch_model=torch_model,
         jax_model=jax_model,
-        torch_loss=loss_fn,
-        jax_loss=loss_fn,
         batches=batches,
         optimizer=ct.sgd(1e-2),
         total_steps=2,

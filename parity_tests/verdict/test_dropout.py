@@ -12,6 +12,7 @@ from torch import nn
 
 import crosstrain as ct
 from crosstrain.parity import Port, Report, assert_same_training, examine
+from parity_tests.verdict.small_port import small_port
 
 FEATURES, CLASSES = 6, 3
 
@@ -66,20 +67,14 @@ class FlaxImages(nnx.Module):
         return self.head(self.drop(jax.nn.tanh(self.conv(x.transpose(0, 2, 3, 1)))).mean((1, 2)))
 
 
-def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
-    return ops.cross_entropy(model(batch["x"]), batch["label"])
-
-
 def port_of(torch_model: Callable[[], Any], jax_model: Callable[[], Any], shape: tuple[int, ...]) -> Port:
     def batches(step: int) -> dict[str, np.ndarray]:
         draw = np.random.default_rng(step)
         return {"x": draw.normal(size=(8, *shape)), "label": draw.integers(0, CLASSES, 8).astype(np.int32)}
 
-    return Port(
+    return small_port(
         torch_model=torch_model,
         jax_model=jax_model,
-        torch_loss=loss_fn,
-        jax_loss=loss_fn,
         batches=batches,
         optimizer=ct.adamw(1e-3),
         total_steps=2,

@@ -12,8 +12,9 @@ from flax import nnx
 from torch import nn
 
 import crosstrain as ct
-from crosstrain.parity import Port, compare
+from crosstrain.parity import compare
 from crosstrain.parity.fixes import Fix, try_fixes
+from parity_tests.verdict.small_port import small_port
 
 SIZE = 6
 
@@ -50,16 +51,10 @@ def far_batches(step: int) -> dict[str, np.ndarray]:
     return {**batch, "x": batch["x"] + 1000.0}
 
 
-def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
-    return ops.cross_entropy(model(batch["x"]), batch["label"])
-
-
 def fixes_of(torch_net: Callable[[], nn.Module], flax_net: Callable[[], nnx.Module], data: Any = batches) -> list[Fix]:
-    port = Port(
+    port = small_port(
         torch_model=torch_net,
         jax_model=flax_net,
-        torch_loss=loss_fn,
-        jax_loss=loss_fn,
         batches=data,
         optimizer=ct.sgd(0.1),
         total_steps=1,

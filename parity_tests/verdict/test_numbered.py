@@ -11,7 +11,8 @@ from flax import nnx
 from torch import nn
 
 import crosstrain as ct
-from crosstrain.parity import Port, examine
+from crosstrain.parity import examine
+from parity_tests.verdict.small_port import small_port
 
 FEATURES, WIDTH = 5, 8
 
@@ -44,10 +45,6 @@ class FlaxNet(nnx.Module):
         return self.layers[-1](x)
 
 
-def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
-    return ops.cross_entropy(model(batch["x"]), batch["label"])
-
-
 def batches(step: int) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(step)
     return {"x": draw.normal(size=(8, FEATURES)), "label": draw.integers(0, 3, 8).astype(np.int32)}
@@ -55,11 +52,9 @@ def batches(step: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("torch_model", [sequential, TorchNet], ids=["other names", "the same name"])
 def test_numbered_layers_are_the_same_model(torch_model: Any) -> None:
-    port = Port(
+    port = small_port(
         torch_model=torch_model,
         jax_model=FlaxNet,
-        torch_loss=loss_fn,
-        jax_loss=loss_fn,
         batches=batches,
         optimizer=ct.adamw(1e-3),
         total_steps=2,

@@ -16,6 +16,7 @@ import crosstrain as ct
 from crosstrain.parity import Port, Verdict, compare
 from crosstrain.step import StepOptions
 from parity_tests.mutations.updates import clip
+from parity_tests.verdict.small_port import small_port
 
 FEATURES, CLASSES = 6, 4
 
@@ -98,10 +99,6 @@ class FlaxNormed(nnx.Module):
         return self.head(x.mean((1, 2)))
 
 
-def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
-    return ops.cross_entropy(model(batch["x"]), batch["label"])
-
-
 def batches(size: int, *shape: int) -> Callable[[int], dict[str, np.ndarray]]:
     def of_step(step: int) -> dict[str, np.ndarray]:
         draw = np.random.default_rng(step)
@@ -119,11 +116,9 @@ PAIRS = {
 
 def port(pair: str, optimizer: Any) -> Port:
     torch_model, jax_model, data = PAIRS[pair]
-    return Port(
+    return small_port(
         torch_model=torch_model,
         jax_model=jax_model,
-        torch_loss=loss_fn,
-        jax_loss=loss_fn,
         batches=data,
         optimizer=optimizer,
         total_steps=4,

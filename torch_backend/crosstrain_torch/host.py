@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from crosstrain.data.stacks import unstacked
 from crosstrain.snapshot import LazyArrays
 from crosstrain_torch.shards import local, part, whole
 
@@ -52,8 +53,7 @@ def _usable(values: np.ndarray) -> np.ndarray:
 
 def tensors_of(batches: Mapping[str, np.ndarray]) -> list[dict[str, torch.Tensor]]:
     """The rows of arrays of shape (count, B, ...), each a dict of tensors in the same memory."""
-    rows = zip(*(map(torch.from_numpy, _usable(values)) for values in batches.values()), strict=True)
-    return [dict(zip(batches, row, strict=True)) for row in rows]
+    return unstacked({name: map(torch.from_numpy, _usable(values)) for name, values in batches.items()})
 
 
 @functools.cache

@@ -61,7 +61,7 @@ class Loader:
         self._batch_size = self._check_batch_size(spec.batch_size)
         self._padded_size = self._choose_padded_size()
         self._check_source()
-        self._arrays = None if self._source is None or self._transform else self._source.fields()
+        self._arrays = None if self._source is None or self._transform or spec.workers else self._source.fields()
         """What batches are gathered from as they are; None where making one is more than that."""
         self._made = self._make(resident)
 
@@ -200,13 +200,13 @@ class Loader:
 
     def _ahead(self, placed: Iterator[T], count: int) -> Generator[T, None, None]:
         """Some ahead, each of `count` batches: small ones of arrays several at once, what takes time in a thread."""
-        if self._arrays is None or self._spec.workers:
+        if self._arrays is None:
             return in_thread(placed, _LOOK_AHEAD)
         return look_ahead(placed, _LOOK_AHEAD, self._burst(count))
 
     def _burst(self, count: int) -> int:
         """How many batches, or stacks of `count`, are made after one another; several only of arrays."""
-        if self._arrays is None or self._spec.workers:
+        if self._arrays is None:
             return 1
         row = sum(values[:1].nbytes for values in self._arrays.values())
         size = count * row * self._batch_size // self._placement.parts
@@ -225,8 +225,7 @@ class Loader:
             batch_size=self._batch_size,
             padded_size=self._padded_size,
         )
-        alone = self._on_device or self._spec.workers
-        if source is not None and arrays is not None and WEIGHT not in arrays and not alone:
+        if source is not None and arrays is not None and WEIGHT not in arrays and not self._on_device:
             return Bursts(
                 source=source,
                 rows=local.rows,

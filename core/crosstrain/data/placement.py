@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from crosstrain.data.sources import Arrays
+from crosstrain.data.stacks import unstacked
 from crosstrain.data.transform import TransformLike
 from crosstrain.errors import DataError
 
@@ -79,8 +80,7 @@ class Placement:
         """Copies batches of one shape, (count, B, ...), to the devices; a dict for each."""
         if self.put_apart is not None:
             return self.put_apart(batches)
-        rows = zip(*batches.values(), strict=True)
-        return [self.put(dict(zip(batches, row, strict=True))) for row in rows]
+        return [self.put(batch) for batch in unstacked(batches)]
 
     def takes(self, fields: Mapping[str, np.ndarray]) -> bool:
         """Whether `convert` would give any rows of these as they are, and refuse none."""

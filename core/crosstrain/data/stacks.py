@@ -1,6 +1,6 @@
 """`Stack`: batches of one shape as one array for each field, for a call that takes a step for each of them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -33,6 +33,11 @@ class Stack(Sequence[dict[str, Any]]):
         if not -self.length <= index < self.length:
             raise IndexError(f"index must be from 0 to {self.length - 1}, got {index}.")
         return {name: values[index] for name, values in self.fields.items()}
+
+
+def unstacked(fields: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
+    """A dict for each row of fields that have as many."""
+    return [dict(zip(fields, row, strict=True)) for row in zip(*fields.values(), strict=True)]
 
 
 def alike(batches: Sequence[dict[str, Any]]) -> bool:
