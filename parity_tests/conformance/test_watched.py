@@ -1,16 +1,20 @@
-"""What callbacks had seen of the evaluations before a resume: early stopping counts on, the best model stays best."""
+"""What callbacks had seen before a resume: early stopping counts on, the best model stays best, and so do a user's."""
 
+import json
 import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import crosstrain as ct
 from crosstrain.callbacks import BestModel, EarlyStopping, Record, Run
 from crosstrain.checkpoint import Checkpoints
+from crosstrain.checkpoint.folders import folder_of
+from crosstrain.checkpoint.manifest import read_manifest
 
 from .tasks import ADAM, DROPOUT_MLP, images, loss_fn, prepared, worst
 
@@ -117,3 +121,91 @@ def test_a_best_model_that_is_gone_is_named(make: Make, tmp_path: Path, caplog: 
     assert trainer.state.step == 15
     assert "the best evaluation so far was at optimizer step 5, whose state is gone: " in caplog.text
     assert "keep_best=ct.Best('score', 'min') in CheckpointSpec keeps it." in caplog.text
+
+
+class Diary(ct.Callback):
+    """A user's callback, which begins anew with every `fit`."""
+
+    def __init__(self, name: str = "") -> None:
+        self._name = name
+
+    @property
+    def state_key(self) -> str:
+        return super().state_key + self._name
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "evaluations": self.evaluations, "lowest": self.lowest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    def on_fit_begin(self, run: Run) -> None:
+        self.steps: list[int] = []
+        self.evaluations: list[int] = []
+        self.lowest = math.inf
+
+    def on_step_end(self, run: Run, metrics: ct.Metrics) -> None:
+        self.steps.append(run.state.step)
+
+    def on_evaluate_end(self, run: Run, record: Record) -> None:
+        self.evaluations.append(record.step)
+        self.lowest = min(self.lowest, record.values["score"])
+
+
+@pytest.mark.parametrize(
+    "when", [{"step": 7}, {"step": 10}, {"evaluation": 10}], ids=["step", "last step", "evaluation"]
+)
+def test_a_callback_of_a_user_goes_on_with_its_state(make: Make, tmp_path: Path, when: dict[str, int]) -> None:
+    """What it noted in an evaluation that is repeated, or in steps after the save, is noted once."""
+    script, diary = Scripted(3.0, 2.0, 2.5), Diary()
+    fit(make, tmp_path, 3, script, Diary(), Interrupted(**when))
+    fit(make, tmp_path, 3, script, diary)
+    assert diary.steps == list(range(1, 16))
+    assert diary.evaluations == [5, 10, 15]
+    assert diary.lowest == 2.0
+    again = Diary()
+    fit(make, tmp_path, 3, script, again)
+    assert (again.steps, again.evaluations) == (diary.steps, diary.evaluations)
+
+
+def test_a_state_is_that_of_its_save(make: Make, tmp_path: Path) -> None:
+    """Training changes it while the save goes on."""
+    fit(make, tmp_path, 3, Scripted(3.0, 2.0, 2.5), Diary(), every_steps=1, every_epoch=False, keep_last=20)
+    for step in range(1, 16):
+        progress = read_manifest(folder_of(tmp_path, step)).progress
+        (kept,) = progress["callbacks"]
+        assert kept["key"] == "Diary"
+        assert json.loads(kept["state"])["steps"] == list(range(1, step + 1))
+
+
+def test_each_callback_has_its_own_state(make: Make, tmp_path: Path) -> None:
+    """By key, and those with one key in order; a new one begins anew."""
+    script = Scripted(3.0, 2.0, 2.5, 1.0)
+    fit(make, tmp_path, 1, script, Diary("a"), stopping(4), Interrupted(step=99))
+    late, first, second = Diary("b"), Diary("a"), Diary("a")
+    fit(make, tmp_path, 2, script, late, first, stopping(4), second)
+    assert [each.steps[0] for each in (late, first, second)] == [6, 1, 6]
+    late, first, second = Diary("b"), Diary("a"), Diary("a")
+    fit(make, tmp_path, 3, script, second, stopping(4), late, first)
+    assert [each.steps[0] for each in (late, second, first)] == [6, 1, 6]
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"lowest": np.float32(1)}, "Object of type float32 is not JSON serializable"),
+        ([1], "got: Object of type list"),
+        (None, "got: Object of type NoneType"),
+    ],
+)
+def test_a_state_that_cannot_be_kept_is_refused_before_training(
+    make: Make, tmp_path: Path, state: Any, message: str
+) -> None:
+    class Odd(ct.Callback):
+        def state_dict(self) -> dict[str, Any]:
+            return state
+
+    with pytest.raises(ct.CheckpointError, match="state_dict of Odd must give a dict of what JSON can hold") as caught:
+        fit(make, tmp_path, 1, Scripted(1.0), Odd(), watch := Interrupted())
+    assert message in str(caught.value)
+    assert not watch.losses

@@ -133,6 +133,8 @@ class Callback:
     With `steps_per_call` the events of a step come once for each call: `on_step_begin` with its first batch,
     `on_step_end` with its last metrics, and `run.taken` says which steps.
 
+    What a callback must not forget when a run is resumed goes into checkpoints by `state_dict` and `load_state_dict`.
+
     Raises:
         ConfigError: a subclass defines an event that does not exist, when the class is made.
     """
@@ -142,6 +144,25 @@ class Callback:
         unknown = [name for name in vars(cls) if name.startswith("on_") and name not in EVENTS]
         if unknown:
             raise ConfigError(f"events must be among {', '.join(EVENTS)}, got {', '.join(unknown)} in {cls.__name__}.")
+
+    @property
+    def state_key(self) -> str:
+        """Whose state `state_dict` gives: a resumed run gives it back to the callback with the same key.
+
+        By default the name of the class; of several callbacks with one key, the first has the first state.
+        """
+        return type(self).__name__
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this callback: what JSON can hold, NaN and infinities too. Empty: nothing.
+
+        A save asks for it after `on_step_end` or `on_epoch_end` of every callback, on every process; that of the first
+        process is kept. During an evaluation, which a resumed run repeats, it is that of before.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """In a resumed run, after `on_fit_begin` of every callback, where the checkpoint has a state of this one."""
 
     def on_fit_begin(self, run: Run) -> None:
         """Before the first batch, after a resume."""

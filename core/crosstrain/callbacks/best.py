@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from typing import Any
 
 from crosstrain.callbacks.base import Callback, Record, Run
 from crosstrain.callbacks.monitor import Mode, Monitor, Watching
@@ -34,10 +35,16 @@ class BestModel(Watching):
         super().__init__(Monitor(metric=metric, mode=mode, min_delta=min_delta))
         self._snapshot: Snapshot | None = None
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Callback`."""
+        super().load_state_dict(state)
+        if self._run is not None:
+            self._snapshot = self._best_so_far(self._run)
+
     def on_fit_begin(self, run: Run) -> None:
         """See `Callback`."""
-        self._begin(run)
-        self._snapshot = self._best_so_far(run)
+        super().on_fit_begin(run)
+        self._snapshot = None
 
     def on_evaluate_end(self, run: Run, record: Record) -> None:
         """See `Callback`."""
@@ -53,6 +60,7 @@ class BestModel(Watching):
         if self._snapshot is not None and self._snapshot.step != run.state.step:
             run.state.load(self._snapshot)
         self._snapshot = None
+        super().on_fit_end(run)
 
     def _best_so_far(self, run: Run) -> Snapshot | None:
         """The state at the best evaluation before a resume. The run's own is back afterwards."""

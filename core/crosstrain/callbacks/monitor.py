@@ -1,7 +1,6 @@
 """What several callbacks watch: one metric of the evaluations, whether it got better, also before a resume."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -71,45 +70,27 @@ class Watching(Callback):
     def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
         self._waited = 0  # evaluations since the best
-        self._resumed: tuple[Run, Mapping[str, Any]] | None = None
+        self._run: Run | None = None
 
-    def _begin(self, run: Run) -> None:
-        """Forgets everything, or all but what the run that is resumed had seen."""
-        self.monitor.reset()
-        self._waited = 0
-        resumed, self._resumed = self._resumed, None
-        if resumed is None or resumed[0] is not run:
-            return
-        seen = resumed[1]
-        self._waited = seen["waited"]
-        if seen["best_step"] is not None:
-            self.monitor.best, self.monitor.best_step = float(seen["best"]), seen["best_step"]
-
-    def _kind(self) -> dict[str, str]:
+    @property
+    def state_key(self) -> str:
         """Values of another metric, or another mode, say nothing to this one."""
-        return {"type": type(self).__name__, "metric": self.monitor.metric, "mode": self.monitor.mode}
+        return f"{super().state_key}({self.monitor.metric}, {self.monitor.mode})"
 
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far, and how long ago that was."""
+        return {"best": self.monitor.best, "best_step": self.monitor.best_step, "waited": self._waited}
 
-def seen_by(callbacks: Iterable[Callback]) -> list[dict[str, Any]]:
-    """What those among the callbacks that watch a metric have seen so far, as JSON, which has no infinity."""
-    watching = [each for each in callbacks if isinstance(each, Watching)]
-    return [
-        {
-            **each._kind(),
-            "best": None if each.monitor.best_step is None else str(each.monitor.best),
-            "best_step": each.monitor.best_step,
-            "waited": each._waited,
-        }
-        for each in watching
-    ]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Callback`."""
+        self.monitor.best, self.monitor.best_step = state["best"], state["best_step"]
+        self._waited = state["waited"]
 
+    def on_fit_begin(self, run: Run) -> None:
+        """Forgets everything."""
+        self.monitor.reset()
+        self._waited, self._run = 0, run
 
-def go_on_with(run: Run, callbacks: Iterable[Callback], seen: Sequence[Mapping[str, Any]]) -> None:
-    """Gives each callback what one of its kind had seen, in order; they take it when the run begins."""
-    left = list(seen)
-    for each in callbacks:
-        if isinstance(each, Watching):
-            found = next((one for one in left if each._kind().items() <= one.items()), None)
-            if found is not None:
-                left.remove(found)
-                each._resumed = run, found
+    def on_fit_end(self, run: Run) -> None:
+        """See `Callback`."""
+        self._run = None

@@ -40,7 +40,10 @@ class OuterSteps(Callback):
         self._behind = False
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Where the last outer step ended and its velocity, by name; the same on every island."""
+        """Where the last outer step ended and its velocity, by name; the same on every island.
+
+        Arrays, for a file of your own: `fit` writes no checkpoints of islands.
+        """
         sections = ((_START, self._start), (_VELOCITY, self._velocity))
         return {f"{prefix}{name}": values for prefix, arrays in sections for name, values in arrays.items()}
 

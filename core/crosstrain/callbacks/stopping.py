@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -31,10 +32,11 @@ class EarlyStopping(Watching):
         super().__init__(Monitor(metric=metric, mode=mode, min_delta=min_delta))
         self._patience = patience
 
-    def on_fit_begin(self, run: Run) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Callback`."""
-        self._begin(run)
-        self._stop_when_due(run)
+        super().load_state_dict(state)
+        if self._run is not None:
+            self._stop_when_due(self._run)
 
     def on_evaluate_end(self, run: Run, record: Record) -> None:
         """See `Callback`."""

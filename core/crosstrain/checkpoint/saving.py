@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crosstrain.callbacks import Callback, Record, Run
-from crosstrain.callbacks.monitor import go_on_with, seen_by
+from crosstrain.callbacks.states import State, load_states, states_of
 from crosstrain.checkpoint.manifest import Manifest
 from crosstrain.checkpoint.series import Best, Checkpoints, require_rules
 from crosstrain.errors import ConfigError, CrosstrainError, require_count
@@ -74,7 +74,7 @@ class Saver(Callback):
         accelerator: of the run.
         loader: the training batches.
         spec: when to save.
-        callbacks: those before this one; what they watch is saved, too.
+        callbacks: those before this one; their states are saved, too.
     """
 
     def __init__(
@@ -89,8 +89,9 @@ class Saver(Callback):
         )
         self._accelerator, self._loader, self._spec = accelerator, loader, spec
         self._callbacks = callbacks
-        # As of the last end of an epoch: an evaluation that is repeated after a resume is not seen twice.
-        self._seen: list[dict[str, Any]] = []
+        # While there is an evaluation, as they were before: it is repeated after a resume, and must not count twice.
+        self._states: list[State] | None = None
+        self._resumed: list[State] = []
         self._position: dict[str, Any] = {}
         self._position_step = 0
         self.ended_at: int | None = None
@@ -112,8 +113,7 @@ class Saver(Callback):
             return None
         run.step, run.epoch = manifest.progress.get("step", 0), manifest.progress.get("epoch", 0)
         self.ended_at = manifest.step if manifest.progress.get("ended", 0) else None
-        self._seen = manifest.progress.get("seen", [])
-        go_on_with(run, self._callbacks, self._seen)
+        self._resumed = manifest.progress.get("callbacks", [])
         if self._accelerator.is_main_process:
             logger.info("resumed at optimizer step %d from %s", manifest.step, self.checkpoints.root)
             if self._loader.resume_note is not None:
@@ -121,7 +121,9 @@ class Saver(Callback):
         return manifest
 
     def on_fit_begin(self, run: Run) -> None:
-        """Makes ready to save, and listens to the signals."""
+        """Makes ready to save, and listens to the signals. Being last, it gives the others their states back."""
+        load_states(self._callbacks, self._resumed)
+        states_of(self._callbacks)  # what cannot be saved is said before anything is trained
         self._take_position(run)
         self.checkpoints.prepare(run.state)
         if self._spec.signals and threading.current_thread() is threading.main_thread():
@@ -137,13 +139,17 @@ class Saver(Callback):
             self.checkpoints.wait()
             run.stop(stop, at_once=True)
 
+    def on_evaluate_begin(self, run: Run) -> None:
+        """Keeps the states of callbacks that have not seen the evaluation."""
+        self._states = states_of(self._callbacks)
+
     def on_evaluate_end(self, run: Run, record: Record) -> None:
         """Keeps what `keep_best` compares."""
         self._metrics = dict(record.values)
 
     def on_epoch_end(self, run: Run) -> None:
         """Saves, with the metrics of this epoch's evaluation; a save after its last step learns that it has ended."""
-        self.ended_at, self._seen = run.state.step, seen_by(self._callbacks)
+        self.ended_at, self._states = run.state.step, None
         if self._spec.every_epoch or self._saved_step == run.state.step:
             self._take_position(run)
             # A loop that stopped by itself after the last batch stands at the end of this epoch, not before the next.
@@ -189,7 +195,7 @@ class Saver(Callback):
             "step": run.step,
             "epoch": run.epoch if epoch is None else epoch,
             "ended": int(self.ended_at == run.state.step),
-            "seen": self._seen,
+            "callbacks": states_of(self._callbacks) if self._states is None else self._states,
         }
         self.checkpoints.save(run.state, loader=_At(self._position), metrics=self._metrics, progress=progress)
         self._metrics = {}
