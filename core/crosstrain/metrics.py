@@ -1,5 +1,6 @@
 """`Metrics`: what a step reports. The values stay on the device until somebody reads one."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -70,6 +71,15 @@ class Metrics(Mapping[str, float]):
         if self._host is None:
             return f"Metrics({', '.join(self)}; on the device)"
         return f"Metrics({', '.join(f'{name}={self[name]:.6g}' for name in self)})"
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON has them: scalars of NumPy and of engines are numbers, and what is not finite is text."""
+    numbers = {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in numbers.items()
+    }
 
 
 class MetricSum:

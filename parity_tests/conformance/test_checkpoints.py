@@ -86,7 +86,7 @@ def test_values_that_are_not_finite_are_kept_and_never_best(make: Make, tmp_path
     accelerator = make()
     state, step = prepared(accelerator, MLP, ADAM), accelerator.train_step(loss_fn)
     checkpoints = Checkpoints(accelerator, tmp_path, keep_last=1, keep_best=Best("error", mode))
-    values = [-math.inf, math.inf, 1.0, math.nan, math.nan]
+    values = [-math.inf, math.inf, np.float32(1.0), math.nan, np.float32(math.nan)]
     for value in values:
         step(state, images(8))
         checkpoints.save(state, metrics={"error": value})

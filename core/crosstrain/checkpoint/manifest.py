@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from crosstrain._version import __version__
 from crosstrain.checkpoint.files import FileRecord, sync, verify_file
 from crosstrain.checkpoint.shards import Shard
 from crosstrain.errors import CheckpointError
+from crosstrain.metrics import plain
 
 NAME = "checkpoint.json"
 FORMAT = 1
@@ -68,8 +68,8 @@ class Manifest:
             CheckpointError: `config` or `data` holds what JSON cannot.
         """
         try:
-            metrics = {name: _plain(value) for name, value in self.metrics.items()}
-            return json.dumps({**dataclasses.asdict(self), "metrics": metrics}, indent=1, allow_nan=False)
+            values = {**dataclasses.asdict(self), "metrics": plain(self.metrics)}
+            return json.dumps(values, indent=1, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise CheckpointError(
                 f"config must hold only what JSON can (dicts, lists, strings, finite numbers), got {error}."
@@ -141,11 +141,6 @@ def _parse(values: dict[str, Any]) -> Manifest:
     shapes = {name: tuple(map(int, shape)) for name, shape in values["shapes"].items()}
     metrics = {name: float(value) if isinstance(value, str) else value for name, value in values["metrics"].items()}
     return Manifest(**{**values, "sections": sections, "files": files, "shapes": shapes, "metrics": metrics})
-
-
-def _plain(value: float) -> float | str:
-    """A number as JSON has it: it has no words for NaN and infinity."""
-    return value if math.isfinite(value) else str(float(value))
 
 
 def _file(values: dict[str, Any]) -> FileRecord:

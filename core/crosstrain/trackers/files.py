@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from crosstrain.errors import ConfigError
+from crosstrain.metrics import plain
 from crosstrain.trackers.base import Value
 
 
@@ -81,12 +81,12 @@ class JsonLines(_File):
         """See `Tracker`."""
         self._open(step)
         known = [each["config"] for each in self._read() if "config" in each]
-        if not known or known[-1] != _plain(config):
-            self._append({"step": step, "config": _plain(config)})
+        if not known or known[-1] != plain(config):
+            self._append({"step": step, "config": plain(config)})
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker`."""
-        self._append({"step": step, **_plain(values)})
+        self._append({"step": step, **plain(values)})
 
     def _append(self, record: Mapping[str, Any]) -> None:
         assert self._file is not None
@@ -117,11 +117,11 @@ class Csv(_File):
         """See `Tracker`."""
         self._open(step)
         self._read()
-        self.path.with_suffix(".config.json").write_text(json.dumps(_plain(config), indent=2) + "\n")
+        self.path.with_suffix(".config.json").write_text(json.dumps(plain(config), indent=2) + "\n")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker`."""
-        record = {"step": step, **_plain(values)}
+        record = {"step": step, **plain(values)}
         assert self._file is not None
         if not record.keys() <= set(self._columns):
             records = self._read()
@@ -144,12 +144,3 @@ class Csv(_File):
         writer = csv.DictWriter(file, self._columns)
         writer.writeheader()
         writer.writerows(records)
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values that JSON has; a scalar of NumPy or of an engine is a number."""
-    plain = {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
-    return {
-        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in plain.items()
-    }

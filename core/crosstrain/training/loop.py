@@ -87,33 +87,20 @@ class Loop:
 
     def _epoch(self, loader: Batches) -> bool:
         """Trains to the end of an epoch. False where the run was resumed after its last batch, and it had ended."""
-        run, calls = self._run, None
-        last: tuple[int, Metrics] | None = None
-        if self._ended:
-            self._ended = False
-            calls = _unless_empty(self._calls(loader))
-            if calls is None:
-                return False
+        run, ended = self._run, self._ended
+        self._ended = False
+        calls = _unless_empty(self._calls(loader)) if ended else None
+        if ended and calls is None:
+            return False
         self._emit("on_epoch_begin")
         if self._is_over():
             return True
         if calls is None:
             calls = self._calls(loader)
         run.batch_size = self._speed.batch_size = loader.batch_size  # which a PhasedLoader changes
+        last: tuple[int, Metrics] | None = None
         for batches in calls:
-            run.taken = range(run.state.step, run.state.step + len(batches))
-            if self._listeners_of("on_step_begin"):
-                self._emit("on_step_begin", batches[0])
-            before = run.step
-            metrics = self._take(batches)
-            # The values of the call before are read now, while the device is busy with this one.
-            if self._pending:
-                self._flush()
-            for step, count, each in zip(run.taken, range(before + 1, run.step + 1), metrics, strict=True):
-                if count % self._log_every == 0 or count == run.total_steps:
-                    self._pending.append((step + 1, each))
-            last = run.taken[-1] + 1, metrics[-1]
-            self._emit("on_step_end", metrics[-1])
+            last = self._call(batches)
             if run.stop_reason or run.step == run.total_steps:
                 break
         # Where it is known only now that this was the last step of the run.
@@ -122,6 +109,23 @@ class Loop:
             self._pending.append(last)
         self._flush()
         return True
+
+    def _call(self, batches: Sequence[Batch]) -> tuple[int, Metrics]:
+        """One call of the step, with its events. Returns the last step and its metrics."""
+        run = self._run
+        run.taken = range(run.state.step, run.state.step + len(batches))
+        if self._listeners_of("on_step_begin"):
+            self._emit("on_step_begin", batches[0])
+        before = run.step
+        metrics = self._take(batches)
+        # The values of the call before are read now, while the device is busy with this one.
+        if self._pending:
+            self._flush()
+        for step, count, each in zip(run.taken, range(before + 1, run.step + 1), metrics, strict=True):
+            if count % self._log_every == 0 or count == run.total_steps:
+                self._pending.append((step + 1, each))
+        self._emit("on_step_end", metrics[-1])
+        return run.taken[-1] + 1, metrics[-1]
 
     def _calls(self, loader: Batches) -> Iterator[Sequence[Batch]]:
         """The batches of each call of the step, to the end of the epoch or of the run."""
