@@ -10,6 +10,7 @@ from crosstrain.launch.cluster import slurm
 from crosstrain.launch.engine import Ended, Job, Launcher, Place
 from crosstrain.launch.ports import free_port
 from crosstrain.launch.spec import LaunchSpec
+from crosstrain_jax.threads import enough_threads
 
 
 def launcher() -> Launcher:
@@ -61,6 +62,7 @@ class JaxLauncher(Launcher):
             return None
         if place.devices is not None:
             jax.config.update("jax_num_cpu_devices", place.devices)
+            enough_threads()
         if place.count > 1:
             jax.distributed.initialize(
                 place.address,

@@ -25,6 +25,7 @@ from crosstrain.sharding import (
     ShardingPlan,
 )
 from crosstrain_jax.naming import Leaf
+from crosstrain_jax.threads import enough_threads
 
 _OUTER_TO_INNER = ("pipeline", "data", "fsdp", "expert", "context", "tensor")
 """Neighbouring devices, whose links are the fastest, take the axes that talk most."""
@@ -36,6 +37,7 @@ def choose_devices(platform: str | None, own: bool = False) -> list[jax.Device]:
     Raises:
         ConfigError: the platform is not there.
     """
+    enough_threads()
     try:
         return jax.local_devices(backend=platform) if own else jax.devices(platform)
     except RuntimeError as error:

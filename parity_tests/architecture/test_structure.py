@@ -24,6 +24,7 @@ WITHOUT_TWIN = {
     "compiled.py",  # torch.compile of whole steps; on JAX every step is one
     "hlo.py",  # XLA's program for all devices; torch has none
     "defaults.py",  # JAX's defaults that differ from torch's, for diagnosis
+    "threads.py",  # of XLA, for several CPU devices in one process; torch has a process for each
     "models/blocks.py",  # blocks as one stack of arrays, which a loop or a pipeline runs; torch runs them one by one
     "optim/traced.py",  # updates for it; optax's are functions already
     # XLA splits arrays by itself: on torch FSDP2, tensor-parallel layers, experts and local parts are pieces.

@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 
+from crosstrain.cores import usable_cores
 from crosstrain.errors import ConfigError, LaunchError
 from crosstrain.launch import reports, supervise
 from crosstrain.launch.cluster import slurm
@@ -57,7 +58,7 @@ class TorchLauncher(Launcher):
         arguments = torchrun.parse_args([*_options(job), "--no-python", *job.command(None)])
         if "OMP_NUM_THREADS" not in os.environ:
             # Torchrun would set 1, with a banner.
-            os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(arguments.nproc_per_node)))
+            os.environ["OMP_NUM_THREADS"] = str(max(1, usable_cores() // int(arguments.nproc_per_node)))
         # Else torch 2.13 keeps one store over restarts, and gloo meets at addresses of processes that have died.
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         with _Siblings(job.folder) as siblings:

@@ -5,6 +5,7 @@ state, its checkpoints and its optimizer know every block by its own names. No t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,19 @@ class Stack(NamedTuple):
 
     params: tuple[jax.Array, ...]
     dropouts: jax.Array
+
+
+@dataclass(frozen=True)
+class _Renamed(StepRandom):
+    """Randomness for a dropout layer whose own name is that of the first block: `layer` is the hash of the right one.
+
+    A name that is an array has no place in a module, where flax takes attributes that were numbers as constants.
+    """
+
+    layer: Any = 0
+
+    def bits(self, layer: Any, columns: Any) -> Any:
+        return super().bits(self.layer, columns)
 
 
 class Places(NamedTuple):
@@ -73,7 +87,7 @@ class BlockList(nnx.List):
         graph, state = nnx.split(self[0])
         block = nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), layer.params))
         for index, dropout in enumerate(_dropouts(block)):
-            dropout.layer, dropout.random = layer.dropouts[index], random
+            dropout.random = None if random is None else _Renamed(random.key, random.rows, layer=layer.dropouts[index])
         return block(x, *args)
 
 
