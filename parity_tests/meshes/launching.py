@@ -9,6 +9,7 @@ from parity_tests import layouts, starting
 from parity_tests.meshes import cases
 
 ROOT = Path(__file__).parents[2]
+_LIMIT_S = 1800  # a group compiles some hundred programs, on two cores beside another one
 Results = dict[str, dict[str, np.ndarray]]
 """LAYOUT:CASE:OPTIMIZER:STEPS -> name -> array."""
 
@@ -22,7 +23,7 @@ def on_one(run: str) -> str:
     return ":".join([cases.ONE.name, *run.split(":")[1:]])
 
 
-def launch(backend: str, folder: Path, devices: int, runs: Sequence[str], timeout_s: float = 600) -> list[Results]:
+def launch(backend: str, folder: Path, devices: int, runs: Sequence[str], timeout_s: float = _LIMIT_S) -> list[Results]:
     """Runs on as many devices; what each process found.
 
     Raises:
@@ -33,7 +34,7 @@ def launch(backend: str, folder: Path, devices: int, runs: Sequence[str], timeou
     return [_by_run(layouts.read(folder, index)) for index in range(processes)]
 
 
-def start(module: str, arguments: Sequence[str], processes: int, timeout_s: float = 600) -> None:
+def start(module: str, arguments: Sequence[str], processes: int, timeout_s: float = _LIMIT_S) -> None:
     """Runs a module of this package in one process, or in several that torchrun starts.
 
     Raises:
