@@ -132,7 +132,7 @@ def limits_table() -> Iterator[str]:
 def main(devices: list[int] = [8, 16, 32, 64, 128, 256]) -> None:  # noqa: B006 (tyro reads the default)
     """Prints both tables."""
     jax.config.update("jax_num_cpu_devices", max(devices))
-    jax.devices()  # From here on their number stands.
+    ct.Accelerator("jax")  # From here on their number stands.
     for table in (bytes_table(devices), limits_table()):
         print(*table, sep="\n", end="\n\n", flush=True)
 

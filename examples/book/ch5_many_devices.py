@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import crosstrain as ct
 
 jax.config.update("jax_num_cpu_devices", 8)  # before anything asks for a device
-assert jax.device_count() == 8
+assert ct.Accelerator("jax").device_count == 8  # it also gives XLA enough threads for them
 
 # %% [markdown]
 # ## Splitting the batch, by hand
