@@ -88,11 +88,15 @@ def _freed(roots: Sequence[FSDPModule]) -> Iterator[None]:
 
 
 def _drop_gathered_gradients(root: FSDPModule) -> None:
-    """Takes off what the micro-batches before the last one have added up: torch keeps it in what it gathers into."""
+    """Takes off what the micro-batches before the last one have added up.
+
+    torch keeps it in what it gathers into, 2.13 in a place of its own as soon as that is in the reduced type.
+    """
     for module in fsdp_modules(root):
         for group in module._get_fsdp_state()._fsdp_param_groups:
             for param in group.fsdp_params:
-                param.unsharded_accumulated_grad = None
+                if "unsharded_accumulated_grad" in vars(param):
+                    param.unsharded_accumulated_grad = None
                 if hasattr(param, "_unsharded_param"):
                     param.unsharded_param.grad = None
 
