@@ -252,14 +252,15 @@ class Trainer(Recipes):
         from crosstrain.checkpoint import Saver
 
         saver = Saver(self.accelerator, loader, checkpoints, self._callbacks)
-        if resume:
-            saver.resume(run)
+        if resume and saver.resume(run) is not None and run.epochs is not None:
+            # The loader stood anywhere before; epochs of a `PhasedLoader` differ in length.
+            run.total_steps = _known_steps(loader, run.epochs, loader.epoch - run.epoch)
         return (saver,)
 
 
-def _known_steps(loader: Batches, epochs: int) -> int | None:
+def _known_steps(loader: Batches, epochs: int, first: int | None = None) -> int | None:
     try:
-        return loader.steps(epochs)
+        return loader.steps(epochs, first)
     except TypeError:
         return None
 

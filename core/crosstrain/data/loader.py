@@ -144,8 +144,8 @@ class Loader:
         """
         self._go_to(parse(state, self._facts(), None if self._source is None else len(self)))
 
-    def steps(self, epochs: int) -> int:
-        """Batches of so many epochs.
+    def steps(self, epochs: int, first: int | None = None) -> int:
+        """Batches of so many epochs, whichever is the `first`: all have as many.
 
         Raises:
             TypeError: the source is an iterable without length.

@@ -27,7 +27,7 @@ class Batches(Protocol):
 
     def stacks(self, count: int, limit: int | None = None) -> Iterator[Sequence[dict[str, Any]]]: ...  # noqa: D102
 
-    def steps(self, epochs: int) -> int: ...  # noqa: D102
+    def steps(self, epochs: int, first: int | None = None) -> int: ...  # noqa: D102
 
     def aside(self) -> contextlib.AbstractContextManager[None]: ...  # noqa: D102
 
@@ -128,9 +128,10 @@ class PhasedLoader:
             self.set_epoch(self.epoch)
         return self._current
 
-    def steps(self, epochs: int) -> int:
-        """Batches of the next `epochs` epochs."""
-        return sum(len(self.loader_of(self.epoch + index)) for index in range(epochs))
+    def steps(self, epochs: int, first: int | None = None) -> int:
+        """Batches of so many epochs: those from epoch `first` (0-based), by default the next ones."""
+        first = self.epoch if first is None else first
+        return sum(len(self.loader_of(first + index)) for index in range(epochs))
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:

@@ -165,15 +165,15 @@ def cut(optimizer: OptimizerSpec, step: int) -> OptimizerSpec:
     return found
 
 
-def planned_steps(loader: Batches, epochs: int, name: str = "epochs") -> int:
-    """Optimizer steps of so many passes.
+def planned_steps(loader: Batches, epochs: int, first: int, name: str = "epochs") -> int:
+    """Optimizer steps of so many passes, from epoch `first` of the loader.
 
     Raises:
         ConfigError: less than one pass, or a loader without length.
     """
     require_count(name, epochs)
     try:
-        return loader.steps(epochs)
+        return loader.steps(epochs, first)
     except TypeError as error:
         raise ConfigError(
             "the loader must have a length to plan the rates of its steps, got an iterable without. "
