@@ -11,7 +11,7 @@ import crosstrain as ct
 from crosstrain.checkpoint.specs import describe, rebuild
 from crosstrain.optim import OptimizerSpec
 from crosstrain.schedules import Override
-from crosstrain.training.plans import Cycle, cut, fine_tune_plan, flat_cos_plan, layer_rates, one_cycle_plan
+from crosstrain.training.plans import Cycle, cut, fine_tune_plan, flat_cos_plan, give_back, layer_rates, one_cycle_plan
 
 LAYERS = ("^body", "^middle", "^head")
 
@@ -85,6 +85,17 @@ def test_a_plan_that_was_stopped_ends_there():
     assert cut(one_cycle_plan(base, 0.1, Cycle(), LAYERS, 3, 20), 3).learning_rate == base.learning_rate
     tuned = fine_tune_plan(base, 2e-3, LAYERS, 0, (8, 8), lr_mult=100.0, pct_start=0.3, div=5.0)
     assert list(cut(tuned, 5).settings("body.weight", "weight").updates(7)) == [5, 6]
+
+
+def test_after_a_plan_layers_have_the_shares_from_before():
+    shares = ct.LayerGroup(match="^body", rate_scale=0.5, frozen=((1, 2),))
+    base = replace(ct.adamw(1.0), layers=(shares,))
+    plan = fine_tune_plan(base, 2e-3, LAYERS, 3, (4, 4), lr_mult=100.0, pct_start=0.3, div=5.0)
+    after = give_back(plan, base)
+    body, middle = (after.settings(f"{name}.weight", "weight") for name in ("body", "middle"))
+    assert (body.rate_scale, middle.rate_scale) == (0.5, 1.0)
+    assert list(body.updates(12)) == [0, 2, 7, 8, 9, 10, 11] == list(plan.settings("body.weight", "weight").updates(12))
+    assert give_back(after, base) == after
 
 
 def test_rates_of_layers_as_fastai_spaces_them():

@@ -165,6 +165,13 @@ def cut(optimizer: OptimizerSpec, step: int) -> OptimizerSpec:
     return found
 
 
+def give_back(optimizer: OptimizerSpec, before: OptimizerSpec) -> OptimizerSpec:
+    """After a plan: layers have the shares of the rate that they had before it; which steps were frozen stays known."""
+    frozen = tuple(replace(group, rate_scale=1.0) for group in optimizer.layers if group.frozen)
+    shares = tuple(replace(group, frozen=()) for group in before.layers if group.rate_scale != 1.0)
+    return replace(optimizer, layers=(*shares, *frozen))
+
+
 def planned_steps(loader: Batches, epochs: int, first: int, name: str = "epochs") -> int:
     """Optimizer steps of so many passes, from epoch `first` of the loader.
 

@@ -19,6 +19,7 @@ from crosstrain.training.plans import (
     cut,
     fine_tune_plan,
     flat_cos_plan,
+    give_back,
     one_cycle_plan,
     planned_steps,
 )
@@ -200,9 +201,12 @@ class Recipes:
         checkpoints: "CheckpointSpec | None",
         resume: Literal["auto"] | None,
     ) -> History:
+        before = self.state.optimizer
         self.state.change_optimizer(plan)
         try:
             return self.fit(loader, epochs=epochs, eval_loader=eval_loader, checkpoints=checkpoints, resume=resume)
         finally:
+            after = self.state.optimizer
             if self.state.step < end:  # stopped early: what comes next is no part of this plan
-                self.state.change_optimizer(cut(self.state.optimizer, self.state.step))
+                after = cut(after, self.state.step)
+            self.state.change_optimizer(give_back(after, before))
