@@ -76,6 +76,17 @@ def test_a_later_metric_becomes_a_column(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["run.config.json", "run.csv"]
 
 
+def test_a_table_that_is_moved_aside_takes_its_settings_along(tmp_path: Path) -> None:
+    for seed in range(3):
+        tracker = ct.trackers.Csv(tmp_path / "run.csv")
+        tracker.start({"seed": seed}, 0)
+        tracker.log(1, {"loss": float(seed)})
+        tracker.finish(None)
+    for name, seed in (("run.1", 0), ("run.2", 1), ("run", 2)):
+        assert json.loads((tmp_path / f"{name}.config.json").read_text()) == {"seed": seed}
+        assert (tmp_path / f"{name}.csv").read_text().split() == ["step,loss", f"1,{float(seed)}"]
+
+
 def test_a_directory_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ct.ConfigError, match="path must be a file, got"):
         ct.trackers.Csv(tmp_path)
