@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from crosstrain.data.loader import Loader
-from crosstrain.errors import DataError, require_count
+from crosstrain.errors import ConfigError, DataError, require_count
 
 
 class Batches(Protocol):
@@ -34,6 +34,20 @@ class Batches(Protocol):
     def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...  # noqa: D102
+
+
+def require_batches(name: str, loader: object) -> None:
+    """Refuses what is no loader of crosstrain's, such as the source itself or a torch DataLoader.
+
+    Raises:
+        ConfigError: says how to make one.
+    """
+    if not hasattr(loader, "aside"):
+        raise ConfigError(
+            f"{name} must be one that accelerator.loader made, got {type(loader).__name__}. Pass "
+            f"{name}=accelerator.loader(source, batch_size=...): a source is a dict of arrays, a list of examples, "
+            "a torch DataLoader, ..."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from crosstrain.abstract import abstractmethod
 from crosstrain.accelerator import Accelerator
-from crosstrain.data.phases import Batches
+from crosstrain.data.phases import Batches, require_batches
 from crosstrain.errors import ConfigError
 from crosstrain.optim import OptimizerSpec
 from crosstrain.state import TrainState
@@ -181,6 +181,7 @@ class Recipes:
 
         That run may have been left in this very process, where state and loader are past its beginning.
         """
+        require_batches("loader", loader)
         began = None
         if checkpoints is not None and resume is not None:
             from crosstrain.checkpoint import Checkpoints
