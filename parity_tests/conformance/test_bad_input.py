@@ -190,6 +190,15 @@ def test_a_model_instead_of_a_state(make: Make) -> None:
         ct.Trainer(accelerator, ct.models.build("mlp", MLP, accelerator), loss_fn)
 
 
+def test_batch_norm_of_one_value(make: Make) -> None:
+    accelerator = make()
+    config = ct.models.ResNet9Config(width=2, image_size=8, in_channels=1)
+    batch = {"image": np.zeros((1, 8, 8, 1), np.float32), "label": np.zeros(1, np.int32)}
+    step = accelerator.train_step(lambda m, batch, ops: ops.cross_entropy(m(batch["image"]), batch["label"]))
+    with pytest.raises(ct.ModelError, match="BatchNorm must have at least 2 values per channel to train on, got 1"):
+        step(accelerator.prepare(ct.models.build("resnet9", config, accelerator), ct.sgd(0.1)), batch)
+
+
 def test_micro_batches_that_do_not_divide(make: Make) -> None:
     accelerator = make()
     step = accelerator.train_step(loss_fn, accumulate_steps=4)
