@@ -41,12 +41,12 @@ class _File:
                 self._rewrite(each for each in self._read() if int(each["step"]) <= step)
         self._file = self.path.open("a", newline="")
 
-    def _move_aside(self) -> Path:
+    def _move_aside(self) -> int:
         number = 1
         while (aside := self.path.with_suffix(f".{number}{self.path.suffix}")).exists():
             number += 1
         self.path.rename(aside)
-        return aside
+        return number
 
     def _rewrite(self, records: Iterable[Mapping[str, Any]]) -> None:
         """All at once or not at all."""
@@ -140,16 +140,16 @@ class Csv(_File):
     def _settings(self) -> Path:
         return self.path.with_suffix(".config.json")
 
-    def _move_aside(self) -> Path:
-        aside = super()._move_aside()
+    def _move_aside(self) -> int:
+        number = super()._move_aside()
         if self._settings.exists():
-            self._settings.rename(aside.with_suffix(".config.json"))
-        return aside
+            self._settings.rename(self._settings.with_suffix("").with_suffix(f".{number}.config.json"))
+        return number
 
     def _read(self) -> list[dict[str, Any]]:
         text = self.path.read_text()
         whole = text[: text.rfind("\n") + 1]
-        rows = csv.DictReader(whole.splitlines())
+        rows = csv.DictReader(whole.splitlines(keepends=True))
         self._columns = list(rows.fieldnames or [])
         return list(rows)
 
