@@ -1,5 +1,6 @@
 """Options, models, data and specs that cannot work are refused with what was given, expected, and what to do."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -100,9 +101,21 @@ def test_labels_out_of_range(make: Make) -> None:
         (images(3), {"batch_size": None}, "batch_size must be given"),
         (np.zeros((4, 2)), {}, "source must name its fields, got a bare array"),
         (7, {}, "source must be a dict of arrays, indexable or iterable, got int"),
+        (range(sys.maxsize), {}, "source must end, got one that repeats itself"),
         ({"a": np.zeros(3), "b": np.zeros(4)}, {}, "same number of examples, got .*'a': 3, 'b': 4"),
     ],
-    ids=["no fields", "empty", "too few", "no batch", "half batch", "no size", "bare array", "number", "uneven"],
+    ids=[
+        "no fields",
+        "empty",
+        "too few",
+        "no batch",
+        "half batch",
+        "no size",
+        "bare array",
+        "number",
+        "endless",
+        "uneven",
+    ],
 )
 def test_sources(make: Make, source: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ct.DataError, match=message):
