@@ -145,3 +145,14 @@ def test_what_a_plan_cannot_use_is_refused():
         fine_tune_plan(ct.sgd(0.1), 0.1, ("",), 0, (1, 1), lr_mult=10.0, pct_start=0.3, div=5.0)
     with pytest.raises(ct.ConfigError, match="start must be at least 0 and at most end"):
         Override(base=ct.constant(1.0), part=ct.constant(1.0), start=3, end=2)
+    for momentum in (0.9, (0.9,), "high"):
+        with pytest.raises(ct.ConfigError, match=r"momentum must be \(high, low\), 'auto' or None"):
+            Cycle(momentum=momentum)  # type: ignore[arg-type]
+    for rate in (None, "0.1", slice("1e-3", "1e-2")):
+        with pytest.raises(ct.ConfigError, match="a rate must be a number"):
+            layer_rates(rate, LAYERS)  # type: ignore[arg-type]
+    with pytest.raises(ct.ConfigError, match="cycle must be a Cycle or None, got cycle='torch'"):
+        one_cycle_plan(ct.sgd(0.1), 0.1, "torch", LAYERS, 0, 10)  # type: ignore[arg-type]
+    for base, lr_mult in ((slice(1e-3, 1e-2), 100.0), (0.1, 0.0)):
+        with pytest.raises(ct.ConfigError, match="base_lr must be a number and lr_mult above 0"):
+            fine_tune_plan(ct.sgd(0.1), base, LAYERS, 0, (1, 1), lr_mult=lr_mult, pct_start=0.3, div=5.0)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ is killed and started again makes the same plan, and goes on in the middle of it
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal, get_args
 
 from crosstrain.data.phases import Batches
@@ -57,7 +58,7 @@ class Cycle:
         momentum: high and low.
 
     Raises:
-        ConfigError: an unknown form.
+        ConfigError: an unknown form, or a momentum that is no pair.
     """
 
     form: Form = "fastai"
@@ -69,6 +70,9 @@ class Cycle:
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
             raise ConfigError(f"form must be one of {', '.join(get_args(Form))}, got form={self.form!r}.")
+        pair = isinstance(self.momentum, tuple | list) and len(self.momentum) == 2
+        if not (pair or self.momentum in ("auto", None)):
+            raise ConfigError(f"momentum must be (high, low), 'auto' or None, got momentum={self.momentum!r}.")
 
     def rate(self, peak: float, steps: int) -> Schedule:
         """The schedule of the rate over `steps` steps."""
@@ -92,6 +96,10 @@ def one_cycle_plan(
     optimizer: OptimizerSpec, max_lr: Rate, cycle: Cycle, layers: Sequence[str], start: int, steps: int
 ) -> OptimizerSpec:
     """fastai's `fit_one_cycle` for `steps` steps from `start`; `layers` as in `Trainer`."""
+    if not isinstance(cycle, Cycle):
+        raise ConfigError(
+            f"cycle must be a Cycle or None, got cycle={cycle!r}. Use for example ct.Cycle(form='torch')."
+        )
     peak, scales = layer_rates(max_lr, layers)
     planned = _with_layers(optimizer, layers, scales, start)
     return _during(planned, start, steps, cycle.rate(peak, steps), cycle.momenta(optimizer, steps))
@@ -135,6 +143,11 @@ def fine_tune_plan(
         raise ConfigError(
             f"layers must be at least two groups to fine-tune, got layers={tuple(layers)}. "
             "Name them: ct.Trainer(..., layers=(r'^(?!head)', '^head'))."
+        )
+    if not (isinstance(base_lr, Real) and lr_mult > 0):
+        raise ConfigError(
+            f"base_lr must be a number and lr_mult above 0, got base_lr={base_lr!r} and lr_mult={lr_mult}. "
+            "The rates of layers are base_lr / lr_mult to base_lr."
         )
     middle = start + steps[0]
     _, scales = layer_rates(slice(1.0 / lr_mult, 1.0), layers)
@@ -192,9 +205,12 @@ def layer_rates(rate: Rate, layers: Sequence[str]) -> tuple[float, tuple[float, 
     """The rate of the last layer group, and every group's share of it.
 
     Raises:
-        ConfigError: a slice without an end, or with one that is not above 0.
+        ConfigError: no number, or a slice without an end, or with one that is not above 0.
     """
     count = max(len(layers), 1)
+    given = [each for each in (rate.start, rate.stop) if each is not None] if isinstance(rate, slice) else [rate]
+    if not all(isinstance(each, Real) for each in given):
+        raise ConfigError(f"a rate must be a number, slice(high) or slice(low, high), got {rate!r}.")
     if not isinstance(rate, slice):
         return float(rate), (1.0,) * count
     if rate.stop is None or rate.step is not None or not rate.stop > 0 or (rate.start is not None and rate.start <= 0):
