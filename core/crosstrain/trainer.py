@@ -9,11 +9,11 @@ import numpy as np
 
 from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback, Run
-from crosstrain.data.phases import Batches
+from crosstrain.data.phases import Batches, require_batches
 from crosstrain.data.viewing import Views
 from crosstrain.errors import CheckpointError, ConfigError, require_count
 from crosstrain.metrics import MetricSum
-from crosstrain.state import TrainState
+from crosstrain.state import TrainState, require_states
 from crosstrain.step import Compile, LossFn, Remat, StepOptions
 from crosstrain.training.history import History
 from crosstrain.training.loop import Loop
@@ -50,7 +50,7 @@ class Trainer(Recipes):
         progress: show a progress bar on the terminal of the main process.
 
     Raises:
-        ConfigError: an option out of range.
+        ConfigError: an option out of range, or something that is no state.
     """
 
     def __init__(
@@ -72,6 +72,9 @@ class Trainer(Recipes):
         trackers: "Sequence[Tracker]" = (),
         progress: bool = True,
     ) -> None:
+        require_states(state)
+        _require_instances("callbacks", callbacks, "ct.callbacks.Recorder()")
+        _require_instances("trackers", trackers, "ct.trackers.JsonLines('run.jsonl')")
         require_count("log_every", log_every)
         require_count("steps_per_call", steps_per_call)
         self.accelerator, self.state, self.loss_fn = accelerator, state, loss_fn
@@ -123,10 +126,14 @@ class Trainer(Recipes):
             The history over all calls so far.
 
         Raises:
-            ConfigError: neither or both of `epochs` and `steps`, or less than one; `resume` without `checkpoints`.
+            ConfigError: neither or both of `epochs` and `steps`, or less than one; `resume` without `checkpoints`; what
+                is no loader.
             CheckpointError: a checkpoint cannot be written, or does not fit.
             NonFiniteLossError: the accelerator's `nan_policy` is `raise`, and a loss was not finite.
         """
+        require_batches("loader", loader)
+        if eval_loader is not None:
+            require_batches("eval_loader", eval_loader)
         run = self._begin(loader, epochs, steps)
         savers = self._saving(run, loader, checkpoints, resume)
         loop = Loop(
@@ -192,6 +199,7 @@ class Trainer(Recipes):
         """
         from crosstrain.training.lr_find import RangeTest, range_test
 
+        require_batches("loader", loader)
         return range_test(self._step, self.state, loader, test or RangeTest())
 
     def evaluate(self, loader: Batches) -> dict[str, float]:
@@ -252,19 +260,26 @@ class Trainer(Recipes):
         from crosstrain.checkpoint import Saver
 
         saver = Saver(self.accelerator, loader, checkpoints, self._callbacks)
-        if resume:
-            saver.resume(run)
+        if resume and saver.resume(run) is not None and run.epochs is not None:
+            # The loader stood anywhere before; epochs of a `PhasedLoader` differ in length.
+            run.total_steps = _known_steps(loader, run.epochs, loader.epoch - run.epoch)
         return (saver,)
 
 
-def _known_steps(loader: Batches, epochs: int) -> int | None:
+def _require_instances(name: str, given: Any, example: str) -> None:
+    if not isinstance(given, Sequence) or any(isinstance(each, type) for each in given):
+        raise ConfigError(f"{name} must be a list of objects, got {given!r}. Use for example {name}=[{example}].")
+
+
+def _known_steps(loader: Batches, epochs: int, first: int | None = None) -> int | None:
     try:
-        return loader.steps(epochs)
+        return loader.steps(epochs, first)
     except TypeError:
         return None
 
 
 def _once(loader: Batches) -> Iterator[dict[str, Any]]:
     """One pass that leaves the loader where it was, so that evaluating changes no order."""
+    require_batches("loader", loader)
     with loader.aside():
         yield from loader

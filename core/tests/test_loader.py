@@ -5,6 +5,7 @@ import pytest
 
 import crosstrain as ct
 from crosstrain.data.loader import Loader, LoaderSpec, Placement
+from crosstrain.data.sources import as_source
 from crosstrain.random import permutation
 
 
@@ -326,3 +327,15 @@ def test_a_batch_made_by_hand_is_checked(batch, message):
     placement = Placement(part=0, parts=1, data_size=4, float_dtype="float32", put=lambda b: b)
     with pytest.raises(ct.DataError, match=message):
         placement.check(batch)
+
+
+@pytest.mark.parametrize("engine", ["torch", "jax.numpy"])
+def test_bfloat16_and_tensors_of_a_graph_are_taken(engine):
+    library = pytest.importorskip(engine)
+    values = library.ones((3, 2), dtype=library.bfloat16) * 1.5
+    if engine == "torch":
+        values.requires_grad_()
+    for source in ({"x": values}, [{"x": each} for each in values]):
+        gathered = as_source(source).gather(np.array([2, 0]))["x"]
+        assert gathered.dtype == np.float32
+        assert gathered.tolist() == [[1.5, 1.5]] * 2

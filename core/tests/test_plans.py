@@ -11,7 +11,7 @@ import crosstrain as ct
 from crosstrain.checkpoint.specs import describe, rebuild
 from crosstrain.optim import OptimizerSpec
 from crosstrain.schedules import Override
-from crosstrain.training.plans import Cycle, cut, fine_tune_plan, flat_cos_plan, layer_rates, one_cycle_plan
+from crosstrain.training.plans import Cycle, cut, fine_tune_plan, flat_cos_plan, give_back, layer_rates, one_cycle_plan
 
 LAYERS = ("^body", "^middle", "^head")
 
@@ -87,6 +87,17 @@ def test_a_plan_that_was_stopped_ends_there():
     assert list(cut(tuned, 5).settings("body.weight", "weight").updates(7)) == [5, 6]
 
 
+def test_after_a_plan_layers_have_the_shares_from_before():
+    shares = ct.LayerGroup(match="^body", rate_scale=0.5, frozen=((1, 2),))
+    base = replace(ct.adamw(1.0), layers=(shares,))
+    plan = fine_tune_plan(base, 2e-3, LAYERS, 3, (4, 4), lr_mult=100.0, pct_start=0.3, div=5.0)
+    after = give_back(plan, base)
+    body, middle = (after.settings(f"{name}.weight", "weight") for name in ("body", "middle"))
+    assert (body.rate_scale, middle.rate_scale) == (0.5, 1.0)
+    assert list(body.updates(12)) == [0, 2, 7, 8, 9, 10, 11] == list(plan.settings("body.weight", "weight").updates(12))
+    assert give_back(after, base) == after
+
+
 def test_rates_of_layers_as_fastai_spaces_them():
     assert layer_rates(0.1, LAYERS) == (0.1, (1.0, 1.0, 1.0))
     peak, scales = layer_rates(slice(1e-5, 1e-3), LAYERS)
@@ -134,3 +145,14 @@ def test_what_a_plan_cannot_use_is_refused():
         fine_tune_plan(ct.sgd(0.1), 0.1, ("",), 0, (1, 1), lr_mult=10.0, pct_start=0.3, div=5.0)
     with pytest.raises(ct.ConfigError, match="start must be at least 0 and at most end"):
         Override(base=ct.constant(1.0), part=ct.constant(1.0), start=3, end=2)
+    for momentum in (0.9, (0.9,), "high"):
+        with pytest.raises(ct.ConfigError, match=r"momentum must be \(high, low\), 'auto' or None"):
+            Cycle(momentum=momentum)  # type: ignore[arg-type]
+    for rate in (None, "0.1", slice("1e-3", "1e-2")):
+        with pytest.raises(ct.ConfigError, match="a rate must be a number"):
+            layer_rates(rate, LAYERS)  # type: ignore[arg-type]
+    with pytest.raises(ct.ConfigError, match="cycle must be a Cycle or None, got cycle='torch'"):
+        one_cycle_plan(ct.sgd(0.1), 0.1, "torch", LAYERS, 0, 10)  # type: ignore[arg-type]
+    for base, lr_mult in ((slice(1e-3, 1e-2), 100.0), (0.1, 0.0)):
+        with pytest.raises(ct.ConfigError, match="base_lr must be a number and lr_mult above 0"):
+            fine_tune_plan(ct.sgd(0.1), base, LAYERS, 0, (1, 1), lr_mult=lr_mult, pct_start=0.3, div=5.0)  # type: ignore[arg-type]

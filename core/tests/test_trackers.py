@@ -76,6 +76,27 @@ def test_a_later_metric_becomes_a_column(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["run.config.json", "run.csv"]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ""])
+def test_a_table_that_is_moved_aside_takes_its_settings_along(tmp_path: Path, suffix: str) -> None:
+    for seed in range(3):
+        tracker = ct.trackers.Csv(tmp_path / f"run{suffix}")
+        tracker.start({"seed": seed}, 0)
+        tracker.log(1, {"loss": float(seed)})
+        tracker.finish(None)
+    for name, seed in (("run.1", 0), ("run.2", 1), ("run", 2)):
+        assert json.loads((tmp_path / f"{name}.config.json").read_text()) == {"seed": seed}
+        assert (tmp_path / f"{name}{suffix}").read_text().split() == ["step,loss", f"1,{float(seed)}"]
+
+
+def test_text_keeps_its_lines_when_a_column_is_added(tmp_path: Path) -> None:
+    tracker = ct.trackers.Csv(tmp_path / "run.csv")
+    tracker.start({}, 0)
+    tracker.log(1, {"text": "two\nlines"})
+    tracker.log(2, {"loss": 1.0})
+    tracker.finish(None)
+    assert [each["text"] for each in tracker._read()] == ["two\nlines", ""]
+
+
 def test_a_directory_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ct.ConfigError, match="path must be a file, got"):
         ct.trackers.Csv(tmp_path)

@@ -231,6 +231,17 @@ def test_resize_rounds_integers(height, width):
     assert np.abs(result - exact).max() <= 0.5 + 1e-3
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.uint32])
+@pytest.mark.parametrize("transform", [data.resize(7), data.colour_jitter(brightness=0.5)], ids=["resize", "jitter"])
+def test_white_stays_white(transform, dtype):
+    """Of 32 bits no float32 is the largest value, and the next larger one is no such integer."""
+    white = np.iinfo(dtype).max
+    result = apply(transform, {"image": np.full((8, 4, 4, 3), white, dtype)})["image"]
+    assert result.dtype == dtype
+    assert (result > 0.4 * white).all()
+    assert result.max() >= (1 - 1e-7) * white
+
+
 def test_resize_grows_with_the_epoch():
     progressive = data.resize(lambda epoch: 4 + 2 * epoch)
     shapes = [apply(progressive, source_of(), epoch=epoch)["image"].shape[1:3] for epoch in range(3)]
@@ -353,6 +364,8 @@ FLAT = {"image": np.zeros((4, 6))}
         (data.flip(), FLAT, r"shape \(B, H, W, C\), got float64 of shape \(4, 6\)"),
         (data.flip(field="pixels"), FLAT, r"needs the field 'pixels', but the batch has \['image'\]"),
         (data.normalise([1, 2], 1), {"image": images(4)}, "1 or 3 values, one per channel, got 2 and 1"),
+        (data.normalise(0, 1), source_of(np.int64), "largest value is white for normalise, got int64"),
+        (data.colour_jitter(), source_of(np.uint64), "largest value is white for colour_jitter, got uint64"),
         (data.mixup(), {"image": images(4), "y": np.zeros(4)}, "needs the field 'label'"),
         (data.mixup(), source_of(np.uint8), "must be floating for mixup, got uint8. Normalise it before"),
         (data.mixup(classes=3), source_of(), r"in \[0, 3\)"),

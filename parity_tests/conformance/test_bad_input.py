@@ -1,5 +1,6 @@
 """Options, models, data and specs that cannot work are refused with what was given, expected, and what to do."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -100,9 +101,21 @@ def test_labels_out_of_range(make: Make) -> None:
         (images(3), {"batch_size": None}, "batch_size must be given"),
         (np.zeros((4, 2)), {}, "source must name its fields, got a bare array"),
         (7, {}, "source must be a dict of arrays, indexable or iterable, got int"),
+        (range(sys.maxsize), {}, "source must end, got one that repeats itself"),
         ({"a": np.zeros(3), "b": np.zeros(4)}, {}, "same number of examples, got .*'a': 3, 'b': 4"),
     ],
-    ids=["no fields", "empty", "too few", "no batch", "half batch", "no size", "bare array", "number", "uneven"],
+    ids=[
+        "no fields",
+        "empty",
+        "too few",
+        "no batch",
+        "half batch",
+        "no size",
+        "bare array",
+        "number",
+        "endless",
+        "uneven",
+    ],
 )
 def test_sources(make: Make, source: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ct.DataError, match=message):
@@ -115,8 +128,9 @@ def test_sources(make: Make, source: Any, options: dict[str, Any], message: str)
         (np.zeros((4, 3)), np.zeros(5, np.int32), r"logits of shape \(4, 3\) and labels of shape"),
         (np.zeros((4, 3)), np.zeros(4), "labels must be integers"),
         (np.zeros((4, 3), np.int32), np.zeros(4, np.int32), "logits must be floating"),
+        (np.zeros((4, 0)), np.zeros(4, np.int32), r"logits must have shape \(B, ..., C\) with at least one class"),
     ],
-    ids=["shape", "floating labels", "integer logits"],
+    ids=["shape", "floating labels", "integer logits", "no classes"],
 )
 def test_cross_entropy_arguments(make: Make, logits: Any, labels: Any, message: str) -> None:
     accelerator = make()
@@ -124,6 +138,78 @@ def test_cross_entropy_arguments(make: Make, logits: Any, labels: Any, message: 
     step = accelerator.eval_step(lambda model, _, ops: ops.cross_entropy(batch[0]["logits"], batch[1]["labels"]))
     with pytest.raises(ct.LossError, match=message):
         step(prepared(accelerator, MLP), images(4))
+
+
+@pytest.mark.parametrize(
+    ("size", "values"),
+    [(4, lambda x: x.mean(0)[None]), (4, lambda x: x.reshape(-1)), (1, lambda x: x.reshape(-1))],
+    ids=["a mean", "flat", "flat of one"],
+)
+def test_values_without_the_batch_dimension_where_examples_have_weights(make: Make, size: int, values: Any) -> None:
+    """They would be another loss, or broadcast into one."""
+    accelerator = make()
+    batch = {"x": np.ones((size, 3)), "weight": np.ones(size)}
+    step = accelerator.eval_step(lambda model, batch, ops: ops.mean(values(batch["x"])))
+    with pytest.raises(ct.LossError, match=f"values must have one entry per example, got .* for a batch of {size}"):
+        step(prepared(accelerator, MLP), batch)
+
+
+def test_integers_of_the_other_byte_order(make: Make) -> None:
+    accelerator = make()
+    source = {"x": np.arange(3, dtype=">i4"), "y": np.arange(3, dtype=">u2"), "z": np.arange(3, dtype=">f4")}
+    for workers in (0, 1):
+        (batch,) = accelerator.loader(source, batch_size=3, workers=workers)
+        assert all(np.asarray(values).tolist() == [0, 1, 2] for values in batch.values())
+
+
+@pytest.mark.parametrize("given", [images(4), [images(4)], iter(())], ids=["source", "list", "iterator"])
+def test_what_is_no_loader(make: Make, given: Any) -> None:
+    accelerator = make()
+    trainer = ct.Trainer(accelerator, prepared(accelerator, MLP), loss_fn, progress=False)
+    loader = accelerator.loader(images(4), batch_size=4)
+    for call in (
+        lambda: trainer.fit(given, epochs=1),
+        lambda: trainer.fit(given, steps=1),
+        lambda: trainer.fit(loader, epochs=1, eval_loader=given),
+        lambda: trainer.fit_one_cycle(given, 1, 0.1),
+        lambda: trainer.fine_tune(given, 1, 0.1),
+        lambda: trainer.lr_find(given),
+        lambda: trainer.evaluate(given),
+        lambda: trainer.predict(given, lambda model, batch, ops: model(batch["image"])),
+    ):
+        with pytest.raises(ct.ConfigError, match=r"loader must be one that accelerator\.loader made, got"):
+            call()
+    assert trainer.state.step == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"callbacks": ct.callbacks.Recorder()}, r"callbacks must be a list of objects, got .*Recorder\(\)\]"),
+        ({"callbacks": [ct.callbacks.Recorder]}, r"callbacks must be a list of objects, got .*Recorder\(\)\]"),
+        ({"trackers": ct.trackers.JsonLines("run.jsonl")}, "trackers must be a list of objects"),
+    ],
+    ids=["one callback", "a class", "one tracker"],
+)
+def test_what_is_no_list_of_callbacks(make: Make, options: dict[str, Any], message: str) -> None:
+    accelerator = make()
+    with pytest.raises(ct.ConfigError, match=message):
+        ct.Trainer(accelerator, prepared(accelerator, MLP), loss_fn, **options)
+
+
+def test_a_model_instead_of_a_state(make: Make) -> None:
+    accelerator = make()
+    with pytest.raises(ct.ConfigError, match=r"state must be a TrainState, got .*accelerator\.prepare"):
+        ct.Trainer(accelerator, ct.models.build("mlp", MLP, accelerator), loss_fn)
+
+
+def test_batch_norm_of_one_value(make: Make) -> None:
+    accelerator = make()
+    config = ct.models.ResNet9Config(width=2, image_size=8, in_channels=1)
+    batch = {"image": np.zeros((1, 8, 8, 1), np.float32), "label": np.zeros(1, np.int32)}
+    step = accelerator.train_step(lambda m, batch, ops: ops.cross_entropy(m(batch["image"]), batch["label"]))
+    with pytest.raises(ct.ModelError, match="BatchNorm must have at least 2 values per channel to train on, got 1"):
+        step(accelerator.prepare(ct.models.build("resnet9", config, accelerator), ct.sgd(0.1)), batch)
 
 
 def test_micro_batches_that_do_not_divide(make: Make) -> None:

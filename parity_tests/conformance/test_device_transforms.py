@@ -68,6 +68,13 @@ def test_the_device_gives_the_bytes_of_the_host(make: Any, name: str) -> None:
     same(epochs(loader_of(accelerator, CHAINS[name], "device", source=source)), on_host)
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32])
+def test_white_of_32_bits_is_that_of_the_host(make: Any, dtype: Any) -> None:
+    accelerator, source = make(), {"image": np.full((8, 4, 4, 3), np.iinfo(dtype).max, dtype)}
+    transform = data.compose(data.resize(6), data.colour_jitter(brightness=0.5))
+    same(*(epochs(loader_of(accelerator, transform, each, source=source)) for each in ("device", "host")))
+
+
 @pytest.mark.parametrize(
     ("name", "dtype"), [("mixup", np.uint8), ("mixup", np.float64), ("all", np.uint16), ("moves", np.uint32)]
 )
@@ -148,6 +155,11 @@ def test_what_cannot_run_there_is_refused_when_the_loader_is_made(
     ("transform", "source", "message"),
     [
         (data.compose(FLOATS, JITTER), SOURCE, "must be integers for colour_jitter on the device, got float32"),
+        (
+            data.normalise(0.5, 0.25),
+            {"image": SOURCE["image"].astype(np.int64)},
+            "largest value is white for normalise, got int64",
+        ),
         (data.mixup(), SOURCE, "must be floating for mixup, got uint8. Normalise it before"),
         (data.random_crop(7), SOURCE, "padding must be less than the side"),
         (data.flip(field="pixels"), SOURCE, "needs the field 'pixels'"),

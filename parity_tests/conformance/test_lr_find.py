@@ -163,3 +163,14 @@ def test_a_script_that_does_not_give_a_trainer_is_refused(backend: str, tmp_path
             lr_find(script, backend=backend)
     with pytest.raises(ct.ConfigError, match=r"the script must be a Python file, got .*which does not exist"):
         lr_find(tmp_path / "none.py")
+
+
+def test_a_curve_that_ends_at_once_says_so(make: Make) -> None:
+    trainer, loader = finder(make(), ct.adamw(1e-3))
+    trainer = ct.Trainer(
+        trainer.accelerator, trainer.state, lambda m, b, ops: ops.mean(m(b["image"]) * np.nan), progress=False
+    )
+    curve = trainer.lr_find(loader)
+    for read in (lambda: curve.valley, curve.text):
+        with pytest.raises(ct.DataError, match="the range test must take some steps before the loss leaves, got 1"):
+            read()

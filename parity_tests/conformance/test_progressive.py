@@ -82,6 +82,48 @@ def test_a_killed_run_goes_on_in_its_phase(make: Make, at: int, tmp_path: Path) 
     assert resumed.fit(loader, epochs=3, checkpoints=spec, resume="auto").values("loss").tolist() == losses[at:]
 
 
+@pytest.mark.parametrize("plan", [False, True])
+def test_a_run_that_was_interrupted_between_phases_goes_on_in_the_same_process(
+    make: Make, plan: bool, tmp_path: Path
+) -> None:
+    """The loader is past its first epochs then; the run is as long as it was."""
+
+    class Interrupt(ct.Callback):
+        left = 1
+
+        def on_step_end(self, run: Run, metrics: ct.Metrics) -> None:
+            if run.step == 5 and self.left:
+                self.left -= 1
+                raise KeyboardInterrupt
+
+    def fit(trainer: ct.Trainer, loader: ct.data.PhasedLoader, **options: Any) -> None:
+        if plan:
+            trainer.fit_one_cycle(loader, 3, 0.1, **options)
+        else:
+            trainer.fit(loader, epochs=3, **options)
+
+    whole, loader = made(make)
+    fit(whole, loader)
+    trainer, loader = made(make)
+    trainer._callbacks = (Interrupt(),)
+    options = {"checkpoints": ct.CheckpointSpec(root=tmp_path), "resume": "auto"}
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer, loader, **options)
+    fit(trainer, loader, **options)
+    assert trainer.state.step == whole.state.step == 12
+    for name in ("loss", "learning_rate"):
+        assert trainer.history.values(name)[-7:].tolist() == whole.history.values(name)[-7:].tolist()
+
+
+def test_fine_tuning_counts_the_steps_of_its_own_epochs(make: Make) -> None:
+    trainer, loader = made(make)
+    trainer._set_layers((r"^layers\.0", r"^layers\.1"))
+    trainer.fine_tune(loader, 2, 0.1)
+    rates = trainer.history.values("learning_rate")
+    halves = ct.one_cycle(0.1, 2, pct_start=0.99), ct.one_cycle(0.05, 10, pct_start=0.3, div=5.0)
+    assert rates.tolist() == [*halves[0].table(2), *halves[1].table(10)]
+
+
 def test_reading_aside_leaves_every_phase_where_it_was(make: Make) -> None:
     trainer, loader = made(make)
     trainer.fit(loader, epochs=2)

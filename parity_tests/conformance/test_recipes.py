@@ -114,6 +114,21 @@ def test_a_stopped_cycle_gives_the_rate_back(make: Make) -> None:
     assert trainer.state.learning_rate == 1e-3
 
 
+def test_a_plan_gives_the_rates_of_layers_back(make: Make) -> None:
+    """The step after `fine_tune` is that of the optimizer's own schedule, in every layer."""
+    accelerator = make()
+    sgd = ct.sgd(0.1)
+    trainer = trainer_of(accelerator, MLP, optimizer=sgd)
+    loader = accelerator.loader(images(16), batch_size=16)
+    trainer.fine_tune(loader, 1, 1e-3)
+    start = trainer.state.snapshot()
+    trainer.fit(loader, epochs=1)
+    plain = trainer_of(accelerator, MLP, optimizer=sgd)
+    plain.state.load(start)
+    plain.fit(loader, epochs=1)
+    assert worst(dict(trainer.state.snapshot().params), dict(plain.state.snapshot().params)) == 0
+
+
 def test_cycles_compile_nothing(make: Make, backend: str) -> None:
     if backend != "jax":
         pytest.skip("torch runs eagerly")

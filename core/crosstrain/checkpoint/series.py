@@ -89,14 +89,20 @@ class Checkpoints:
         """Steps of all committed checkpoints, oldest first."""
         return committed_steps(self.root)
 
-    def first_step(self) -> int | None:
-        """The step at which the run of the newest checkpoint began; None where there is no checkpoint.
+    def beginning(self) -> tuple[int, int | None] | None:
+        """Step of the state, and epoch of the loader, at which the run of the newest checkpoint began.
+
+        None where there is no checkpoint; no epoch where it holds no position in the data.
 
         Raises:
             CheckpointError: none of them can be read.
         """
         manifest = on_main(self._accelerator, lambda: self._newest_whole(None, verify=False))
-        return None if manifest is None else manifest.step - manifest.progress.get("step", manifest.step)
+        if manifest is None:
+            return None
+        done = manifest.progress
+        epoch = None if manifest.data is None else manifest.data["epoch"] - done.get("epoch", manifest.data["epoch"])
+        return manifest.step - done.get("step", manifest.step), epoch
 
     def prepare(self, state: TrainState) -> None:
         """Before the first step: takes the directory, and in the background the host memory that `save` copies to.

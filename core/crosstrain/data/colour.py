@@ -29,6 +29,7 @@ class _ColourJitter(ImageTransform):
     def draw(self, images: Images, context: Context) -> Arrays:
         if images.shape[-1] != 3:
             raise DataError(f"{self.field!r} must have 3 channels for {self.name}, got shape {images.shape}.")
+        images.require_white(self.name)
         if images.on_device and images.dtype.kind == "f":
             raise DataError(
                 f"{self.field!r} must be integers for {self.name} on the device, got {images.dtype}: whether floats "
@@ -64,7 +65,7 @@ class _ColourJitter(ImageTransform):
             grey = _grey(ops, planes, look)
             planes = [_blend(ops, plane, grey, factors[:, 2:], white) for plane in planes]
         values = ops.stack(planes).reshape(images.shape)
-        return values if look.dtype.kind == "f" else ops.cast(ops.rint(values), look.dtype.name)
+        return values if look.dtype.kind == "f" else look.rounded(ops, values)
 
 
 def _grey(ops: Pixels, planes: list[Any], look: Images) -> Any:

@@ -29,6 +29,7 @@ class _Normalise(ImageTransform):
         return replace(images, dtype=images.floating)
 
     def draw(self, images: Images, context: Context) -> Arrays:
+        images.require_white(self.name)
         channels = images.shape[-1]
         if {len(self.mean), len(self.std)} - {1, channels}:
             raise DataError(
@@ -59,7 +60,7 @@ def normalise(mean: float | Sequence[float], std: float | Sequence[float], *, fi
         field: of the images.
 
     Raises:
-        DataError: a std that is not positive.
+        DataError: a std that is not positive; in the loader, integers of 64 bits.
     """
     means, stds = tuple(np.atleast_1d(mean).astype(float).tolist()), tuple(np.atleast_1d(std).astype(float).tolist())
     if not all(value > 0 for value in stds):

@@ -1,5 +1,6 @@
 """`Loader`: batches of a source in their order, padded, checked, and placed on the devices."""
 
+import sys
 from collections.abc import Generator, Iterator, Sequence, Sized
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar, get_args
@@ -144,8 +145,8 @@ class Loader:
         """
         self._go_to(parse(state, self._facts(), None if self._source is None else len(self)))
 
-    def steps(self, epochs: int) -> int:
-        """Batches of so many epochs.
+    def steps(self, epochs: int, first: int | None = None) -> int:
+        """Batches of so many epochs, whichever is the `first`: all have as many.
 
         Raises:
             TypeError: the source is an iterable without length.
@@ -300,6 +301,11 @@ class Loader:
             return
         if len(self._source) == 0:
             raise DataError("source must have at least one example, got an empty one.")
+        if len(self._source) >= sys.maxsize:  # as grain counts `repeat()`
+            raise DataError(
+                "source must end, got one that repeats itself for ever. Leave the repetition out: the loader makes "
+                "epochs, and Trainer.fit(steps=...) takes as many as it needs."
+            )
         if len(self) == 0:
             raise DataError(
                 f"source must fill one batch when drop_last=True, got {len(self._source)} examples "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from crosstrain.data.loader import Loader
-from crosstrain.errors import DataError, require_count
+from crosstrain.errors import ConfigError, DataError, require_count
 
 
 class Batches(Protocol):
@@ -27,13 +27,27 @@ class Batches(Protocol):
 
     def stacks(self, count: int, limit: int | None = None) -> Iterator[Sequence[dict[str, Any]]]: ...  # noqa: D102
 
-    def steps(self, epochs: int) -> int: ...  # noqa: D102
+    def steps(self, epochs: int, first: int | None = None) -> int: ...  # noqa: D102
 
     def aside(self) -> contextlib.AbstractContextManager[None]: ...  # noqa: D102
 
     def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...  # noqa: D102
+
+
+def require_batches(name: str, loader: object) -> None:
+    """Refuses what is no loader of crosstrain's, such as the source itself or a torch DataLoader.
+
+    Raises:
+        ConfigError: says how to make one.
+    """
+    if not hasattr(loader, "aside"):
+        raise ConfigError(
+            f"{name} must be one that accelerator.loader made, got {type(loader).__name__}. Pass "
+            f"{name}=accelerator.loader(source, batch_size=...): a source is a dict of arrays, a list of examples, "
+            "a torch DataLoader, ..."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,9 +142,10 @@ class PhasedLoader:
             self.set_epoch(self.epoch)
         return self._current
 
-    def steps(self, epochs: int) -> int:
-        """Batches of the next `epochs` epochs."""
-        return sum(len(self.loader_of(self.epoch + index)) for index in range(epochs))
+    def steps(self, epochs: int, first: int | None = None) -> int:
+        """Batches of so many epochs: those from epoch `first` (0-based), by default the next ones."""
+        first = self.epoch if first is None else first
+        return sum(len(self.loader_of(first + index)) for index in range(epochs))
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from crosstrain.data.sources import Arrays
 from crosstrain.data.transform import Context, Transform, images_of
+from crosstrain.errors import DataError
 
 Padding = Literal["reflect", "zeros"]
 
@@ -211,6 +212,27 @@ class Images:
     def white(self) -> float:
         """The value that stands for 1."""
         return 1.0 if self.dtype.kind == "f" else float(np.iinfo(self.dtype).max)
+
+    def require_white(self, name: str) -> None:
+        """Refuses integers of 64 bits: what looks like bytes in them is black, and engines may hold them in 32.
+
+        Raises:
+            DataError: names the transform, and the type.
+        """
+        if self.dtype.kind != "f" and self.dtype.itemsize > 4:
+            raise DataError(
+                f"images must be of a type whose largest value is white for {name}, got {self.dtype}. Cast them in the "
+                "source: bytes are images.astype('uint8')."
+            )
+
+    def rounded(self, ops: Pixels, values: Any) -> Any:
+        """Floating values as integers of this type, in whose range they are but for rounding."""
+        limits = np.iinfo(self.dtype)
+        top = self.floating.type(limits.max)
+        values = ops.rint(values)
+        if float(top) > limits.max:  # which no float32 is, and the next one would wrap around to black
+            values = ops.clip(values, float(limits.min), float(np.nextafter(top, self.floating.type(0))))
+        return ops.cast(values, self.dtype.name)
 
 
 class ImageTransform(Transform):

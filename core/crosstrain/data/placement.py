@@ -86,7 +86,7 @@ class Placement:
         """Whether `convert` would give any rows of these as they are, and refuse none."""
         kinds = {"f": self.float_dtype, "b": "bool"}
         return self.sequence_parts == 1 and all(
-            values.dtype.itemsize <= 4 or self.wide_integers
+            values.dtype.isnative and (values.dtype.itemsize <= 4 or self.wide_integers)
             if values.dtype.kind in "iu"
             else values.dtype == kinds.get(values.dtype.kind)
             for values in fields.values()
@@ -187,6 +187,8 @@ class Placement:
 
     def _convert(self, name: str, values: np.ndarray) -> np.ndarray:
         kind = values.dtype.kind
+        if not values.dtype.isnative:  # torch takes no other
+            values = values.astype(values.dtype.newbyteorder("="))
         if kind == "f" and values.dtype != self.float_dtype:
             return values.astype(self.float_dtype)
         if kind in "iu" and values.dtype.itemsize > 4 and not self.wide_integers:

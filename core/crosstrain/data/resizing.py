@@ -36,7 +36,7 @@ class _Resize(ImageTransform):
             if length != images.shape[axis]:
                 resized = _resample(ops, resized, axis, length, self.antialias, look.floating.name)
         if look.dtype.kind != "f" and resized is not images:
-            resized = ops.cast(ops.rint(resized), look.dtype.name)
+            resized = look.rounded(ops, resized)
         return resized
 
     def _sides(self) -> tuple[int, int]:

@@ -38,9 +38,7 @@ class ArraySource(Source):
     def __init__(self, arrays: Mapping[str, Any]) -> None:
         if not arrays:
             raise DataError("source must have at least one field, got an empty dict.")
-        self._arrays = {
-            name: values if isinstance(values, np.ndarray) else np.asarray(values) for name, values in arrays.items()
-        }
+        self._arrays = {name: as_array(values) for name, values in arrays.items()}
         for name, values in self._arrays.items():
             if values.dtype == object or values.ndim == 0:
                 raise DataError(
@@ -203,6 +201,15 @@ def example_named(row: int, read: Callable[[int], Any]) -> Any:
         raise
 
 
+def as_array(values: Any) -> np.ndarray:
+    """An array of the host: bfloat16, which NumPy lacks, as float32, and a tensor of torch without its graph."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if str(values.dtype) == "torch.bfloat16" else values
+    array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
 def as_fields(example: Any) -> Arrays:
     """A dict of NumPy arrays from a dict, or from a pair, whose parts are called `x` and `y`.
 
@@ -210,9 +217,9 @@ def as_fields(example: Any) -> Arrays:
         DataError: neither.
     """
     if isinstance(example, Mapping):
-        return {str(name): np.asarray(values) for name, values in example.items()}
+        return {str(name): as_array(values) for name, values in example.items()}
     if isinstance(example, tuple | list) and len(example) == 2:
-        return {"x": np.asarray(example[0]), "y": np.asarray(example[1])}
+        return {"x": as_array(example[0]), "y": as_array(example[1])}
     raise DataError(
         f"an example must be a dict of arrays or a pair (x, y), got {type(example).__name__}. "
         "Name the fields: {'image': ..., 'label': ...}."

@@ -72,6 +72,19 @@ def require_parts(length: int, parts: int) -> None:
         )
 
 
+def require_several(count: int) -> None:
+    """Refuses a training batch that has one value per channel: it is its own mean, and has no unbiased variance.
+
+    Raises:
+        ModelError: says what to do.
+    """
+    if count < 2:
+        raise ModelError(
+            f"BatchNorm must have at least 2 values per channel to train on, got {count}. Use larger (micro-)batches "
+            "or images, or drop_last=True where the last batch is the small one."
+        )
+
+
 def require_groups(groups: int, channels: int) -> None:
     """Refuses groups that do not divide the channels of a GroupNorm.
 

@@ -31,12 +31,18 @@ class BaseOps(abc.ABC):
                 is the weight, through which no gradient flows.
 
         Raises:
-            LossError: `values` has no batch dimension, or `mask` has another shape.
+            LossError: `values` has no batch dimension, or one that is not the batch's; or `mask` has another shape.
         """
         shape = tuple(values.shape)
         if not shape:
             raise LossError("values must have one entry per example, got a scalar. Pass values of shape (B, ...).")
         values, weight = self.upcast(values), self.example_weight
+        if weight is not None and shape[0] != weight.shape[0]:
+            raise LossError(
+                f"values must have one entry per example, got values of shape {shape} for a batch of "
+                f"{weight.shape[0]} examples with weights. Keep the dimension of the batch: ops take logits of shape "
+                "(B, ..., C) and labels of shape (B, ...)."
+            )
         if mask is None and weight is None:
             return Loss(values.sum(), float(math.prod(shape)))
         if mask is None:
@@ -70,6 +76,8 @@ class BaseOps(abc.ABC):
 
     def _check_labels(self, logits: Any, labels: Any) -> Any:
         """The labels, widened."""
+        if len(logits.shape) < 2 or logits.shape[-1] < 1:
+            raise LossError(f"logits must have shape (B, ..., C) with at least one class, got {tuple(logits.shape)}.")
         if logits.shape[:-1] != labels.shape:
             raise LossError(
                 "labels must have the shape of logits without its last dimension, got logits of shape "

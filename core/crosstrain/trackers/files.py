@@ -41,11 +41,12 @@ class _File:
                 self._rewrite(each for each in self._read() if int(each["step"]) <= step)
         self._file = self.path.open("a", newline="")
 
-    def _move_aside(self) -> None:
+    def _move_aside(self) -> int:
         number = 1
         while (aside := self.path.with_suffix(f".{number}{self.path.suffix}")).exists():
             number += 1
         self.path.rename(aside)
+        return number
 
     def _rewrite(self, records: Iterable[Mapping[str, Any]]) -> None:
         """All at once or not at all."""
@@ -104,6 +105,8 @@ class JsonLines(_File):
 class Csv(_File):
     """One row per logged step or evaluation; what it does not have is empty. The settings go to NAME.config.json.
 
+    An older file that is moved aside takes its settings with it, to NAME.1.config.json and so on.
+
     A metric that comes later becomes a column of the whole file.
 
     Args:
@@ -117,7 +120,7 @@ class Csv(_File):
         """See `Tracker`."""
         self._open(step)
         self._read()
-        self.path.with_suffix(".config.json").write_text(json.dumps(plain(config), indent=2) + "\n")
+        self._settings.write_text(json.dumps(plain(config), indent=2) + "\n")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker`."""
@@ -133,10 +136,20 @@ class Csv(_File):
             csv.DictWriter(self._file, self._columns).writerow(record)
             self._file.flush()
 
+    @property
+    def _settings(self) -> Path:
+        return self.path.with_suffix(".config.json")
+
+    def _move_aside(self) -> int:
+        number = super()._move_aside()
+        if self._settings.exists():
+            self._settings.rename(self._settings.with_suffix("").with_suffix(f".{number}.config.json"))
+        return number
+
     def _read(self) -> list[dict[str, Any]]:
         text = self.path.read_text()
         whole = text[: text.rfind("\n") + 1]
-        rows = csv.DictReader(whole.splitlines())
+        rows = csv.DictReader(whole.splitlines(keepends=True))
         self._columns = list(rows.fieldnames or [])
         return list(rows)
 

@@ -194,10 +194,10 @@ class RunConfig:
 
 
 def _checked(kind: type, values: Any, what: str) -> dict[str, Any]:
-    """A mapping whose names are fields of a dataclass, and whose numbers are numbers.
+    """A mapping whose names are fields of a dataclass, and whose values are of their types.
 
     Raises:
-        ConfigError: names the setting, and the nearest that there is.
+        ConfigError: names the setting, and the nearest that there is, or the type that it has.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{what} must hold names and values, got {type(values).__name__}.")
@@ -208,9 +208,24 @@ def _checked(kind: type, values: Any, what: str) -> dict[str, Any]:
             near = difflib.get_close_matches(str(name), hints, n=1)
             advice = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(hints)}."
             raise ConfigError(f"{what} must hold settings of {kind.__name__}, got {name!r}. {advice}")
-        if float in (hints[name], *get_args(hints[name])) and value is not None:
-            found[name] = _number(name, value)  # YAML reads 1e-3 as a string
+        found[name] = _value(name, hints[name], value)
     return found
+
+
+_WORDS: dict[type, str] = {int: "an integer", bool: "true or false", str: "a string", Path: "a path"}
+
+
+def _value(name: str, hint: Any, value: Any) -> Any:
+    """What YAML read, held against the type of the setting; names of a `Literal` are checked by the class."""
+    kinds = get_args(hint) or (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    if float in kinds:
+        return _number(name, value)  # YAML reads 1e-3 as a string
+    for kind, word in _WORDS.items():
+        if kind in kinds and type(value) is not (str if kind is Path else kind):
+            raise ConfigError(f"{name} must be {word}, got {name}={value!r}.")
+    return value
 
 
 def _number(name: str, value: Any) -> float:

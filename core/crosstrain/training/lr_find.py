@@ -105,13 +105,18 @@ class RangeCurve:
         Raises:
             ConfigError: a path that ends in no kind of image.
             CrosstrainError: matplotlib is not installed.
+            DataError: as `suggestions`.
         """
         from crosstrain.training.figures import draw_range, save
 
         save(draw_range(self), path)
 
     def text(self, width: int = 72, height: int = 12) -> str:
-        """The curve with its suggestions for a terminal, in Unicode."""
+        """The curve with its suggestions for a terminal, in Unicode.
+
+        Raises:
+            DataError: as `suggestions`.
+        """
         from crosstrain.training.terminal import range_text
 
         return range_text(self, width, height)

@@ -6,6 +6,7 @@ is killed and started again makes the same plan, and goes on in the middle of it
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal, get_args
 
 from crosstrain.data.phases import Batches
@@ -57,7 +58,7 @@ class Cycle:
         momentum: high and low.
 
     Raises:
-        ConfigError: an unknown form.
+        ConfigError: an unknown form, or a momentum that is no pair.
     """
 
     form: Form = "fastai"
@@ -69,6 +70,9 @@ class Cycle:
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
             raise ConfigError(f"form must be one of {', '.join(get_args(Form))}, got form={self.form!r}.")
+        pair = isinstance(self.momentum, tuple | list) and len(self.momentum) == 2
+        if not (pair or self.momentum in ("auto", None)):
+            raise ConfigError(f"momentum must be (high, low), 'auto' or None, got momentum={self.momentum!r}.")
 
     def rate(self, peak: float, steps: int) -> Schedule:
         """The schedule of the rate over `steps` steps."""
@@ -92,6 +96,10 @@ def one_cycle_plan(
     optimizer: OptimizerSpec, max_lr: Rate, cycle: Cycle, layers: Sequence[str], start: int, steps: int
 ) -> OptimizerSpec:
     """fastai's `fit_one_cycle` for `steps` steps from `start`; `layers` as in `Trainer`."""
+    if not isinstance(cycle, Cycle):
+        raise ConfigError(
+            f"cycle must be a Cycle or None, got cycle={cycle!r}. Use for example ct.Cycle(form='torch')."
+        )
     peak, scales = layer_rates(max_lr, layers)
     planned = _with_layers(optimizer, layers, scales, start)
     return _during(planned, start, steps, cycle.rate(peak, steps), cycle.momenta(optimizer, steps))
@@ -136,6 +144,11 @@ def fine_tune_plan(
             f"layers must be at least two groups to fine-tune, got layers={tuple(layers)}. "
             "Name them: ct.Trainer(..., layers=(r'^(?!head)', '^head'))."
         )
+    if not (isinstance(base_lr, Real) and lr_mult > 0):
+        raise ConfigError(
+            f"base_lr must be a number and lr_mult above 0, got base_lr={base_lr!r} and lr_mult={lr_mult}. "
+            "The rates of layers are base_lr / lr_mult to base_lr."
+        )
     middle = start + steps[0]
     _, scales = layer_rates(slice(1.0 / lr_mult, 1.0), layers)
     past = tuple(past for group in optimizer.layers if (past := group.history(start)))
@@ -165,15 +178,22 @@ def cut(optimizer: OptimizerSpec, step: int) -> OptimizerSpec:
     return found
 
 
-def planned_steps(loader: Batches, epochs: int, name: str = "epochs") -> int:
-    """Optimizer steps of so many passes.
+def give_back(optimizer: OptimizerSpec, before: OptimizerSpec) -> OptimizerSpec:
+    """After a plan: layers have the shares of the rate that they had before it; which steps were frozen stays known."""
+    frozen = tuple(replace(group, rate_scale=1.0) for group in optimizer.layers if group.frozen)
+    shares = tuple(replace(group, frozen=()) for group in before.layers if group.rate_scale != 1.0)
+    return replace(optimizer, layers=(*shares, *frozen))
+
+
+def planned_steps(loader: Batches, epochs: int, first: int, name: str = "epochs") -> int:
+    """Optimizer steps of so many passes, from epoch `first` of the loader.
 
     Raises:
         ConfigError: less than one pass, or a loader without length.
     """
     require_count(name, epochs)
     try:
-        return loader.steps(epochs)
+        return loader.steps(epochs, first)
     except TypeError as error:
         raise ConfigError(
             "the loader must have a length to plan the rates of its steps, got an iterable without. "
@@ -185,9 +205,12 @@ def layer_rates(rate: Rate, layers: Sequence[str]) -> tuple[float, tuple[float, 
     """The rate of the last layer group, and every group's share of it.
 
     Raises:
-        ConfigError: a slice without an end, or with one that is not above 0.
+        ConfigError: no number, or a slice without an end, or with one that is not above 0.
     """
     count = max(len(layers), 1)
+    given = [each for each in (rate.start, rate.stop) if each is not None] if isinstance(rate, slice) else [rate]
+    if not all(isinstance(each, Real) for each in given):
+        raise ConfigError(f"a rate must be a number, slice(high) or slice(low, high), got {rate!r}.")
     if not isinstance(rate, slice):
         return float(rate), (1.0,) * count
     if rate.stop is None or rate.step is not None or not rate.stop > 0 or (rate.start is not None and rate.start <= 0):

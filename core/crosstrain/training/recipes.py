@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from crosstrain.abstract import abstractmethod
 from crosstrain.accelerator import Accelerator
-from crosstrain.data.phases import Batches
+from crosstrain.data.phases import Batches, require_batches
 from crosstrain.errors import ConfigError
 from crosstrain.optim import OptimizerSpec
 from crosstrain.state import TrainState
@@ -19,6 +19,7 @@ from crosstrain.training.plans import (
     cut,
     fine_tune_plan,
     flat_cos_plan,
+    give_back,
     one_cycle_plan,
     planned_steps,
 )
@@ -84,7 +85,8 @@ class Recipes:
         Raises:
             ConfigError: as `fit`, a number out of range, or a loader without length.
         """
-        (base, start), steps = self._beginning(checkpoints, resume), planned_steps(loader, epochs)
+        base, start, first = self._beginning(loader, checkpoints, resume)
+        steps = planned_steps(loader, epochs, first)
         plan = one_cycle_plan(base, max_lr, cycle or Cycle(), self.layers, start, steps)
         return self._follow(plan, start + steps, loader, epochs, eval_loader, checkpoints, resume)
 
@@ -104,7 +106,8 @@ class Recipes:
 
         Args and errors as `fit_one_cycle`; see `ct.flat_cos` for the formula.
         """
-        (base, start), steps = self._beginning(checkpoints, resume), planned_steps(loader, epochs)
+        base, start, first = self._beginning(loader, checkpoints, resume)
+        steps = planned_steps(loader, epochs, first)
         shape = {"final_div": final_div, "pct_start": pct_start}
         plan = flat_cos_plan(base, learning_rate, self.layers, start, steps, **shape)
         return self._follow(plan, start + steps, loader, epochs, eval_loader, checkpoints, resume)
@@ -144,8 +147,9 @@ class Recipes:
         Raises:
             ConfigError: as `fit_one_cycle`.
         """
-        base, start = self._beginning(checkpoints, resume)
-        steps = planned_steps(loader, freeze_epochs, "freeze_epochs"), planned_steps(loader, epochs)
+        base, start, first = self._beginning(loader, checkpoints, resume)
+        frozen_steps = planned_steps(loader, freeze_epochs, first, "freeze_epochs")
+        steps = frozen_steps, planned_steps(loader, epochs, first + freeze_epochs)
         shape = {"lr_mult": lr_mult, "pct_start": pct_start, "div": div}
         plan = fine_tune_plan(base, base_lr, self.layers, start, steps, **shape)
         end = start + sum(steps)
@@ -171,20 +175,22 @@ class Recipes:
         self.state.unfreeze()
 
     def _beginning(
-        self, checkpoints: "CheckpointSpec | None", resume: Literal["auto"] | None
-    ) -> tuple[OptimizerSpec, int]:
-        """The optimizer before a plan, and the step at which it begins: where the run began that is resumed, else now.
+        self, loader: Batches, checkpoints: "CheckpointSpec | None", resume: Literal["auto"] | None
+    ) -> tuple[OptimizerSpec, int, int]:
+        """The optimizer before a plan, and its first step and epoch: where the run began that is resumed, else now.
 
-        That run may have been left in this very process, where the state is past its beginning.
+        That run may have been left in this very process, where state and loader are past its beginning.
         """
-        first = None
+        require_batches("loader", loader)
+        began = None
         if checkpoints is not None and resume is not None:
             from crosstrain.checkpoint import Checkpoints
 
-            first = Checkpoints(self.accelerator, checkpoints.root).first_step()
-        if first is None:
-            return self.state.optimizer, self.state.step
-        return cut(self.state.optimizer, first), first
+            began = Checkpoints(self.accelerator, checkpoints.root).beginning()
+        if began is None:
+            return self.state.optimizer, self.state.step, loader.epoch
+        step, epoch = began
+        return cut(self.state.optimizer, step), step, loader.epoch if epoch is None else epoch
 
     def _follow(
         self,
@@ -196,9 +202,12 @@ class Recipes:
         checkpoints: "CheckpointSpec | None",
         resume: Literal["auto"] | None,
     ) -> History:
+        before = self.state.optimizer
         self.state.change_optimizer(plan)
         try:
             return self.fit(loader, epochs=epochs, eval_loader=eval_loader, checkpoints=checkpoints, resume=resume)
         finally:
+            after = self.state.optimizer
             if self.state.step < end:  # stopped early: what comes next is no part of this plan
-                self.state.change_optimizer(cut(self.state.optimizer, self.state.step))
+                after = cut(after, self.state.step)
+            self.state.change_optimizer(give_back(after, before))

@@ -19,6 +19,7 @@ def range_text(curve: "RangeCurve", width: int, height: int) -> str:
         width: characters of the plot, without its axis.
         height: lines of the plot.
     """
+    suggestions = curve.suggestions  # which refuses a curve that is too short to draw
     x, y = np.log10(curve.rates), curve.smoothed
     keep = np.isfinite(y)
     x, y = x[keep], y[keep]
@@ -26,7 +27,6 @@ def range_text(curve: "RangeCurve", width: int, height: int) -> str:
     top = first + 0.5 * (first - low) if first > low else first + 1.0
     lines = dots(x, np.minimum(y, top), width, height)
     lines = [f"{label:>9} \u2524{line}" for label, line in zip(_labels(top, low, height), lines, strict=True)]
-    suggestions = curve.suggestions
     places = {name: round((np.log10(rate) - x[0]) / (x[-1] - x[0]) * (width - 1)) for name, rate in suggestions.items()}
     marks = [" "] * width
     for name, place in places.items():

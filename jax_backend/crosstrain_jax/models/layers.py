@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from crosstrain.models.checks import require_groups
+from crosstrain.models.checks import require_groups, require_several
 from crosstrain.random import StepRandom, keep_threshold, stable_hash
 from crosstrain_jax.precision import wide_dtype
 
@@ -37,6 +37,7 @@ class BatchNorm(nnx.Module):
             mean = wide.mean((0, 1, 2))
             var = jnp.square(wide - mean).mean((0, 1, 2))
             n = x.size // x.shape[-1]
+            require_several(n)
             self._update(jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var) * (n / (n - 1)))
         scale = jax.lax.rsqrt(var + self.eps) * self.scale.get_value().astype(dtype)
         return ((wide - mean) * scale + self.bias.get_value().astype(dtype)).astype(x.dtype)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Replicate
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from crosstrain.models.checks import require_groups
+from crosstrain.models.checks import require_groups, require_several
 from crosstrain.random import StepRandom, keep_threshold, stable_hash
 from crosstrain_torch.collectives import all_reduce_autograd
 from crosstrain_torch.precision import wide_dtype
@@ -48,6 +48,8 @@ class BatchNorm(nn.Module):
         """(B, C, H, W) -> (B, C, H, W), in the type of `x`."""
         weight, bias = self.weight.to(self.running_mean.dtype), self.bias.to(self.running_mean.dtype)
         if not self.training or self.group is None:
+            if self.training:
+                require_several(x.numel() // x.shape[1])
             return F.batch_norm(
                 x, self.running_mean, self.running_var, weight, bias, self.training, self.momentum, self.eps
             )
