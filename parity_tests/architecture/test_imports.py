@@ -49,14 +49,14 @@ def test_importing_core_loads_no_framework() -> None:
 
 
 def test_importing_core_is_quick() -> None:
-    """It takes a small multiple of what NumPy takes, which it needs: under 0.2 s where NumPy takes 0.05 s."""
+    """It takes a small multiple of what NumPy takes, which it needs: under 0.2 s where NumPy 2.5 takes 0.04 s."""
     # Processor time, against that of NumPy in the same process, since a busy machine slows both.
     code = (
         "import time; now = time.process_time; a = now(); import numpy; b = now(); import crosstrain; "
         "print(now() - a, b - a)"
     )
     times = [[float(each) for each in python(code).stdout.split()] for _ in range(7)]
-    assert min(whole for whole, _ in times) < 4 * min(alone for _, alone in times)
+    assert min(whole for whole, _ in times) < 5 * min(alone for _, alone in times)
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])

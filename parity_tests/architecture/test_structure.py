@@ -101,7 +101,8 @@ def hidden(cls: type) -> bool:
 
 def signature(value: object) -> str:
     try:
-        return re.sub(r" at 0x[0-9a-f]+", "", str(inspect.signature(value)))  # type: ignore[arg-type]
+        shown = re.sub(r" at 0x[0-9a-f]+", "", str(inspect.signature(value)))  # type: ignore[arg-type]
+        return shown.replace("pathlib._local.", "pathlib.")  # where Python 3.13 has it
     except (TypeError, ValueError):
         return ""
 
