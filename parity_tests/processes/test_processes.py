@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import crosstrain as ct
 from crosstrain.data.loader import Loader, LoaderSpec, Placement
 from crosstrain.data.order import epoch_batches
 from crosstrain.exchange import Call, disagreement
@@ -213,6 +214,15 @@ def test_all_processes_go_on_with_a_batch_that_fits_all(launch: Any) -> None:
         assert ("KeyError" if index == 0 else "CollectiveError: every process must finish an attempt") in found["fail"]
         assert ("'a bug'" if index == 0 else "process 0 raised") in found["fail"]
         assert found["odd"].startswith("ConfigError: starting_batch_size must be a multiple of the mesh's batch axes")
+
+
+def test_statistics_are_of_the_examples_of_all_processes(launch: Any) -> None:
+    backend, results = launch
+    alone = scenarios.statistics(ct.Accelerator(backend, precision="fp64", platform="cpu"))
+    for each in results:
+        assert each["statistics"].keys() == alone.keys()
+        for name, values in alone.items():
+            np.testing.assert_allclose(each["statistics"][name], values, rtol=1e-12, atol=1e-15)
 
 
 def test_arrays_that_span_processes(launch: Any) -> None:

@@ -230,6 +230,7 @@ def main(backend: str, folder: Path, places: list[str]) -> None:
         "mismatches": mismatches(accelerator),
         "batch sizes": batch_sizes(accelerator),
         "debug": debugging(backend),
+        "statistics": scenarios.statistics(accelerator),
         "spanning": spanning(accelerator) if backend == "jax" else {},
     }
     (folder / f"{accelerator.process_index}.json").write_text(json.dumps(results))
