@@ -47,7 +47,7 @@ def probe_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch
                 rows = runtime.rows(batch)
                 result, _ = program.forward(params, buffers, batch, runtime.step_random(count, rows), others)
                 loss, _ = program.table(result, batch)
-                return loss.sum / loss.weight, dict(calls)
+                return loss.sum / jax.lax.stop_gradient(loss.weight), dict(calls)
 
             (loss, found), grads = jax.value_and_grad(objective, has_aux=True)(params)
             return loss, found, grads
