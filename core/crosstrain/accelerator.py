@@ -290,11 +290,11 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
             CollectiveError: with `debug`, a process that gives other fields, shapes or types, or makes another call.
             DataError: not a dict of arrays, or the data axis does not divide the batch.
         """
-        ready = type(batch) is dict and batch and all(isinstance(each, self._array_type) for each in batch.values())
+        ready = type(batch) is dict and batch and all(map(self._is_placed, batch.values()))
         if self.debug:
-            host = batch if ready else self._guard("a step", lambda: self._placement().check(batch))
+            host = batch if ready else self._guard("a step", lambda: self._placement().check(self._own_rows(batch)))
             self._agree(Call("a step", tuple((name, words(host[name])) for name in sorted(host))))
-        return batch if ready else self._put(self._placement().check(batch))
+        return batch if ready else self._put(self._placement().check(self._own_rows(batch)))
 
     # What an engine gives.
 

@@ -174,5 +174,10 @@ class JaxAccelerator(Accelerator):
     def _config_of(self, model: nnx.Module) -> ModelConfig | None:
         return models.config_of(model)
 
+    def _is_placed(self, values: Any) -> bool:
+        # Of several processes an array of this one's devices alone holds its rows, which jit would take for all.
+        alone = self.process_count == 1 or self.islands
+        return isinstance(values, jax.Array) and (alone or not values.is_fully_addressable)
+
     def _is_native_model(self, model: Any) -> bool:
         return isinstance(model, nnx.Module)

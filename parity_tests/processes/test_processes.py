@@ -216,6 +216,14 @@ def test_all_processes_go_on_with_a_batch_that_fits_all(launch: Any) -> None:
         assert found["odd"].startswith("ConfigError: starting_batch_size must be a multiple of the mesh's batch axes")
 
 
+def test_rows_given_by_hand_are_those_of_the_process_in_whatever_arrays(launch: Any) -> None:
+    backend, results = launch
+    alone = scenarios.by_hand(ct.Accelerator(backend, precision="fp64", platform="cpu"), native=False)
+    for each in results:
+        for found in each["by hand"]:
+            np.testing.assert_allclose(found, alone, rtol=1e-12)
+
+
 def test_statistics_are_of_the_examples_of_all_processes(launch: Any) -> None:
     backend, results = launch
     alone = scenarios.statistics(ct.Accelerator(backend, precision="fp64", platform="cpu"))
@@ -237,6 +245,10 @@ def test_arrays_that_span_processes(launch: Any) -> None:
         assert found["refused"].startswith(
             "DataError: x must be a value of each process, or whole on all of them, got an array of shape (20, 2)"
         )
+        assert found["beside own rows"].startswith(
+            "DataError: all fields of a batch must be this process's rows, or all"
+        )
+        assert "got x of all processes beside y." in found["beside own rows"]
 
 
 def test_processes_are_counted_by_machine() -> None:

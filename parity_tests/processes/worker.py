@@ -203,6 +203,7 @@ def spanning(accelerator: ct.Accelerator) -> dict[str, Any]:
         "own": accelerator.gather((batch["x"], accelerator.process_index))[1].tolist(),
         "total": [accelerator.reduce(total).tolist(), accelerator.gather(total).tolist()],
         "refused": outcome(lambda: accelerator.broadcast({"x": batch["x"]})),
+        "beside own rows": outcome(lambda: accelerator.to_device({**batch, "y": np.ones(10)})),
     }
 
 
@@ -230,6 +231,7 @@ def main(backend: str, folder: Path, places: list[str]) -> None:
         "mismatches": mismatches(accelerator),
         "batch sizes": batch_sizes(accelerator),
         "debug": debugging(backend),
+        "by hand": [scenarios.by_hand(accelerator, native) for native in (False, True)],
         "statistics": scenarios.statistics(accelerator),
         "spanning": spanning(accelerator) if backend == "jax" else {},
     }
