@@ -149,6 +149,7 @@ def said(name: str, others: str, last: str, results: Results, kind: str = "misma
         ("operations", "gather", "reduce(sum)"),
         ("reductions", "reduce(min)", "reduce(max)"),
         ("barrier", "gather_object", "wait_for_everyone"),
+        ("predictions", "a step", "a step of weight: (4,) float64"),
         (
             "other dimensions",
             "pad_across_processes(dim=0) of value: (*, 3) float64",
