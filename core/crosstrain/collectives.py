@@ -188,6 +188,10 @@ class Collectives(abc.ABC):
         """How far a native array reaches; only JAX has arrays that span processes."""
         return "process"
 
+    def _is_placed(self, values: Any) -> bool:
+        """Whether a field of a batch is on the devices as steps take it."""
+        return isinstance(values, self._array_type)
+
     # Shared by all of them.
 
     def _rows(self, values: np.ndarray) -> _Rows:
@@ -272,6 +276,23 @@ class Collectives(abc.ABC):
         if values.dtype.kind not in "biufc":
             raise DataError(f"{path} must be numbers, got {values.dtype}. Convert it, or use gather_object.")
         return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+    def _own_rows(self, batch: Any) -> Any:
+        """A batch given by hand with its native arrays on the host; what is no batch stays for others to refuse.
+
+        Raises:
+            DataError: arrays of all processes beside rows of this one.
+        """
+        if not isinstance(batch, Mapping):
+            return batch
+        spanning = [name for name, values in batch.items() if self._reach(values) != "process"]
+        if spanning:
+            raise DataError(
+                f"all fields of a batch must be this process's rows, or all be arrays of all processes, got "
+                f"{', '.join(spanning)} of all processes beside {', '.join(sorted(set(batch) - set(spanning)))}. "
+                "Give to_device this process's rows of the others, and put the fields together."
+            )
+        return {n: self._read(each) if isinstance(each, self._array_type) else each for n, each in batch.items()}
 
     def _require_process(self, name: str, index: int) -> None:
         if not 0 <= index < self.process_count:

@@ -31,7 +31,7 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """One pass over a batch, without any update; the state does not change.
+    """One pass over a global batch, without any update; the state does not change.
 
     Attributes:
         loss: sum / weight over the batch.

@@ -184,7 +184,8 @@ class Processes(Collectives):
     def _length(self, name: str, values: Any) -> int:
         if self._reach(values) == "sharded":
             raise DataError(f"{name} must be whole on every process, got an array that is split over them already.")
-        if isinstance(values, str | bytes) or not hasattr(values, "__getitem__") or np.shape(values) == ():
+        # Elements of a list may be of any kind, such as prompts of different lengths.
+        if not isinstance(values, list | tuple) and not getattr(values, "shape", ()):
             raise DataError(
                 f"{name} must be a list, a tuple, an array or a dict of these, got {type(values).__name__}."
             )

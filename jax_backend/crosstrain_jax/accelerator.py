@@ -49,7 +49,7 @@ class JaxAccelerator(Accelerator):
 
     def predict_step(self, predict_fn: Callable[..., Any], *, averaged: bool = False) -> PredictStep:
         """See `crosstrain.Accelerator`."""
-        return evaluation.predict_step(predict_fn, self._runtime, self.to_device, averaged)
+        return evaluation.predict_step(predict_fn, self._runtime, self._to_devices, averaged)
 
     def probe_step(self, loss_fn: LossFn) -> Callable[..., Probe]:
         """See `crosstrain.Accelerator`."""
@@ -173,6 +173,11 @@ class JaxAccelerator(Accelerator):
 
     def _config_of(self, model: nnx.Module) -> ModelConfig | None:
         return models.config_of(model)
+
+    def _is_placed(self, values: Any) -> bool:
+        # Of several processes an array of this one's devices alone holds its rows, which jit would take for all.
+        alone = self.process_count == 1 or self.islands
+        return isinstance(values, jax.Array) and (alone or not values.is_fully_addressable)
 
     def _is_native_model(self, model: Any) -> bool:
         return isinstance(model, nnx.Module)

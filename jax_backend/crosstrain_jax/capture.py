@@ -14,12 +14,12 @@ from flax import nnx
 from crosstrain.probe import ELEMENTS, MACHINE_EPS, Event, ModuleSettings, Probe, dropout_values, dropped_channels
 from crosstrain.step import LossFn
 from crosstrain_jax import naming
+from crosstrain_jax.collectives import read
 from crosstrain_jax.host import to_canonical
 from crosstrain_jax.layout import Layout
 from crosstrain_jax.models.layers import BatchNorm, Dropout, GroupNorm, LayerNorm
 from crosstrain_jax.objective import Batch, Program, Programs, Runtime, arrays
 from crosstrain_jax.ops import JaxOps
-from crosstrain_jax.precision import to_host
 from crosstrain_jax.state import JaxState
 
 
@@ -47,7 +47,7 @@ def probe_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch
                 rows = runtime.rows(batch)
                 result, _ = program.forward(params, buffers, batch, runtime.step_random(count, rows), others)
                 loss, _ = program.table(result, batch)
-                return loss.sum / loss.weight, dict(calls)
+                return loss.sum / jax.lax.stop_gradient(loss.weight), dict(calls)
 
             (loss, found), grads = jax.value_and_grad(objective, has_aux=True)(params)
             return loss, found, grads
@@ -64,9 +64,9 @@ def probe_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch
         loss, calls, grads, order = program.run(state.params, state.buffers, state.count, device_batch, arrays(others))
         return Probe(
             loss=float(loss),
-            activations={name: to_host(call.output) for name, call in calls.items() if call.output is not None},
+            activations={name: read(call.output) for name, call in calls.items() if call.output is not None},
             gradients=to_canonical(state.layout.params, grads),
-            inputs={name: tuple(to_host(value) for value in call.inputs) for name, call in calls.items()},
+            inputs={name: tuple(read(value) for value in call.inputs) for name, call in calls.items()},
             order=order,
         )
 

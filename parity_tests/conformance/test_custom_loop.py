@@ -104,6 +104,17 @@ def test_gradients_from_the_host_are_those_from_the_device(make: Make) -> None:
     assert worst(second.snapshot().params, first.snapshot().params) == 0
 
 
+def test_a_probe_has_the_gradients_of_a_step_also_for_a_weight_that_parameters_decide(make: Make) -> None:
+    def confident(model: Any, batch: Any, ops: ct.Ops) -> ct.Loss:
+        logits = model(batch["image"])
+        return ct.Loss(ops.cross_entropy(logits, batch["label"]).sum, (logits**2).sum())
+
+    accelerator, batch = make(), images(16)
+    state = prepared(accelerator, MLP)
+    expected = accelerator.value_and_grad(confident)(state, batch)[1].to_host()
+    assert worst(dict(accelerator.probe_step(confident)(state, batch).gradients), expected) <= 1e-12
+
+
 def test_several_steps_share_one_state(make: Make) -> None:
     """A warm-up loss, then another, then gradients by hand: each continues where the one before stopped."""
     accelerator, batch = make(), images(16)

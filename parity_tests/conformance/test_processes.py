@@ -133,7 +133,7 @@ def test_objects_and_triggers(make: Make) -> None:
 
 
 @pytest.mark.parametrize("padding", [False, True])
-@pytest.mark.parametrize("inputs", [[], [1, 2, 3], (1, 2), {"a": [1, 2], "b": (3, 4)}], ids=str)
+@pytest.mark.parametrize("inputs", [[], [1, 2, 3], (1, 2), {"a": [1, 2], "b": (3, 4)}, [[1, 2], [3]]], ids=str)
 def test_one_process_takes_all_inputs(make: Make, inputs: Any, padding: bool) -> None:
     with make().split_between_processes(inputs, apply_padding=padding) as part:
         assert part == inputs

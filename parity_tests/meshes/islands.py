@@ -64,6 +64,18 @@ def train(accelerator: ct.Accelerator, spec: ct.DiLoCo, stop: int | None = None)
     }
 
 
+def watched(accelerator: ct.Accelerator) -> dict[str, np.ndarray]:
+    """Why and after which step an island ends when the loss of another is not finite."""
+    data = {name: np.array(values[: 4 * BATCH]) for name, values in layouts.data_of("mlp").items()}
+    data["image"][2 * BATCH - 1] = np.nan  # an example of the last island's second batch
+    callbacks = [ct.callbacks.OuterSteps(ct.DiLoCo(every=4)), ct.callbacks.NanGuard()]
+    trainer = ct.Trainer(
+        accelerator, prepared(accelerator), layouts.loss_fn, callbacks=callbacks, log_every=1, progress=False
+    )
+    history = trainer.fit(accelerator.loader(data, batch_size=BATCH), epochs=2)
+    return {"stop": np.array(f"{history.stop_reason}"), "step": np.array(trainer.state.step)}
+
+
 def refused(backend: str) -> dict[str, np.ndarray]:
     """`refused/` + what was tried -> the error that it ended in."""
     accelerator = ct.Accelerator(backend, islands=True)
@@ -101,6 +113,7 @@ def main(backend: str, folder: Path, place: list[int]) -> None:
     accelerator = ct.Accelerator(backend, precision="fp64", islands=True)
     results = {f"{name}|{key}": each for name, spec in SPECS.items() for key, each in train(accelerator, spec).items()}
     results |= {f"resumed|{key}": each for key, each in train(accelerator, SPECS["diloco"], stop=3).items()}
+    results |= {f"watched|{key}": each for key, each in watched(accelerator).items()}
     results |= refused(backend)
     accelerator.wait_for_everyone()
     index = accelerator.process_index

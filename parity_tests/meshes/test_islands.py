@@ -106,6 +106,13 @@ def test_islands_go_on_from_snapshots_between_outer_steps(runs: dict[str, Island
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_loss_that_is_not_finite_ends_the_run_of_all_islands(runs: dict[str, Islands], backend: str) -> None:
+    for found in runs[backend]:
+        assert str(found["watched"]["stop"]) == "loss=nan at optimizer step 2"
+        assert found["watched"]["step"] == 3  # what is logged comes one step late
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_what_islands_cannot_do_is_refused(runs: dict[str, Islands], backend: str) -> None:
     for found in runs[backend]:
         said = {name: str(values) for name, values in found["refused"].items()}

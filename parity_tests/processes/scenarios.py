@@ -1,6 +1,7 @@
 """Trees that every process can draw for every other one, so that each can say what a collective has to give."""
 
 import hashlib
+import importlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -162,3 +163,40 @@ def local_rows(values: Any) -> np.ndarray:
         shards = sorted(values.addressable_shards, key=lambda shard: shard.index[0].start or 0)
         return np.concatenate([np.asarray(shard.data) for shard in shards])
     return values.numpy()
+
+
+def statistics(accelerator: ct.Accelerator) -> dict[str, list[float]]:
+    """What `ct.callbacks.Statistics` sees of two batches: of every activation and gradient."""
+    config = ct.models.MLPConfig(in_features=4, hidden=(4,), out_features=2, dropout=0.5)
+    state = accelerator.prepare(ct.models.build("mlp", config, accelerator), ct.sgd(0.1))
+    drawn = np.random.default_rng(0)
+    source = {"x": drawn.normal(size=(16, 4)), "y": drawn.integers(0, 2, 16)}
+    looks = ct.callbacks.Statistics(every=1)
+    trainer = ct.Trainer(
+        accelerator,
+        state,
+        lambda model, batch, ops: ops.cross_entropy(model(batch["x"]), batch["y"]),
+        callbacks=[looks],
+        progress=False,
+    )
+    trainer.fit(accelerator.loader(source, batch_size=8), epochs=1)
+    return {
+        f"{seen.step}/{kind}/{name}": [each.mean, each.std, each.near_zero, each.norm]
+        for seen in looks.looks
+        for kind, found in (("activation", seen.activations), ("gradient", seen.gradients))
+        for name, each in found.items()
+    }
+
+
+def by_hand(accelerator: ct.Accelerator, native: bool) -> list[float]:
+    """Losses of steps on batches by hand, as arrays of the host or the engine's own; and the sum of all weights."""
+    config = ct.models.MLPConfig(in_features=4, hidden=(4,), out_features=2)
+    state = accelerator.prepare(ct.models.build("mlp", config, accelerator), ct.sgd(0.5))
+    step = accelerator.train_step(lambda model, batch, ops: ops.cross_entropy(model(batch["x"]), batch["y"]))
+    drawn = np.random.default_rng(0)
+    whole = {"x": drawn.integers(-3, 4, (8, 4)) / 4, "y": drawn.integers(0, 2, 8)}
+    asarray = importlib.import_module({"jax": "jax.numpy", "torch": "torch"}[accelerator.backend]).asarray
+    with accelerator.split_between_processes(whole) as rows:
+        batch = {name: asarray(values) for name, values in rows.items()} if native else rows
+        losses = [step(state, batch)["loss"] for _ in range(3)]
+    return [*losses, sum(float(values.sum()) for values in state.snapshot().params.values())]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import crosstrain as ct
 from crosstrain.data.loader import Loader, LoaderSpec, Placement
 from crosstrain.data.order import epoch_batches
 from crosstrain.exchange import Call, disagreement
@@ -148,6 +149,7 @@ def said(name: str, others: str, last: str, results: Results, kind: str = "misma
         ("operations", "gather", "reduce(sum)"),
         ("reductions", "reduce(min)", "reduce(max)"),
         ("barrier", "gather_object", "wait_for_everyone"),
+        ("predictions", "a step", "a step of weight: (4,) float64"),
         (
             "other dimensions",
             "pad_across_processes(dim=0) of value: (*, 3) float64",
@@ -215,6 +217,23 @@ def test_all_processes_go_on_with_a_batch_that_fits_all(launch: Any) -> None:
         assert found["odd"].startswith("ConfigError: starting_batch_size must be a multiple of the mesh's batch axes")
 
 
+def test_rows_given_by_hand_are_those_of_the_process_in_whatever_arrays(launch: Any) -> None:
+    backend, results = launch
+    alone = scenarios.by_hand(ct.Accelerator(backend, precision="fp64", platform="cpu"), native=False)
+    for each in results:
+        for found in each["by hand"]:
+            np.testing.assert_allclose(found, alone, rtol=1e-12)
+
+
+def test_statistics_are_of_the_examples_of_all_processes(launch: Any) -> None:
+    backend, results = launch
+    alone = scenarios.statistics(ct.Accelerator(backend, precision="fp64", platform="cpu"))
+    for each in results:
+        assert each["statistics"].keys() == alone.keys()
+        for name, values in alone.items():
+            np.testing.assert_allclose(each["statistics"][name], values, rtol=1e-12, atol=1e-15)
+
+
 def test_arrays_that_span_processes(launch: Any) -> None:
     backend, results = launch
     if backend == "torch":
@@ -227,6 +246,10 @@ def test_arrays_that_span_processes(launch: Any) -> None:
         assert found["refused"].startswith(
             "DataError: x must be a value of each process, or whole on all of them, got an array of shape (20, 2)"
         )
+        assert found["beside own rows"].startswith(
+            "DataError: all fields of a batch must be this process's rows, or all"
+        )
+        assert "got x of all processes beside y." in found["beside own rows"]
 
 
 def test_processes_are_counted_by_machine() -> None:

@@ -125,6 +125,8 @@ def mismatches(accelerator: ct.Accelerator) -> dict[str, str]:
     """The last process does something else than the others. All of them have to hear of it."""
     odd = accelerator.is_last_process
     shape, large = ((3, 5), 999_999) if odd else ((3, 4), 10**6)
+    model = ct.models.build("mlp", ct.models.MLPConfig(in_features=4, hidden=(4,), out_features=2), accelerator)
+    state, predict = accelerator.prepare(model), accelerator.predict_step(lambda model, batch, ops: model(batch["x"]))
     attempts: dict[str, Callable[[], Any]] = {
         "shapes": lambda: accelerator.gather({"same": 1, "logits": np.ones(shape, np.float32)}),
         "large": lambda: accelerator.reduce(np.ones(large)),
@@ -137,6 +139,7 @@ def mismatches(accelerator: ct.Accelerator) -> dict[str, str]:
         "a bad leaf": lambda: accelerator.gather("text" if odd else 1),
         "bad leaves": lambda: accelerator.gather({"name": "text"}),
         "padding": lambda: accelerator.pad_across_processes(np.ones(2, np.uint8), pad_value=-1),
+        "predictions": lambda: predict(state, {"x": np.ones((4, 4))} | ({"weight": np.ones(4)} if odd else {})),
         "no such process": lambda: accelerator.broadcast(1, from_process=9),
         "no such reduction": lambda: accelerator.reduce(1, "median"),  # type: ignore[arg-type]
     }
@@ -203,6 +206,7 @@ def spanning(accelerator: ct.Accelerator) -> dict[str, Any]:
         "own": accelerator.gather((batch["x"], accelerator.process_index))[1].tolist(),
         "total": [accelerator.reduce(total).tolist(), accelerator.gather(total).tolist()],
         "refused": outcome(lambda: accelerator.broadcast({"x": batch["x"]})),
+        "beside own rows": outcome(lambda: accelerator.to_device({**batch, "y": np.ones(10)})),
     }
 
 
@@ -230,6 +234,8 @@ def main(backend: str, folder: Path, places: list[str]) -> None:
         "mismatches": mismatches(accelerator),
         "batch sizes": batch_sizes(accelerator),
         "debug": debugging(backend),
+        "by hand": [scenarios.by_hand(accelerator, native) for native in (False, True)],
+        "statistics": scenarios.statistics(accelerator),
         "spanning": spanning(accelerator) if backend == "jax" else {},
     }
     (folder / f"{accelerator.process_index}.json").write_text(json.dumps(results))

@@ -54,7 +54,7 @@ class TorchAccelerator(Accelerator):
 
     def predict_step(self, predict_fn: Callable[..., Any], *, averaged: bool = False) -> PredictStep:
         """See `crosstrain.Accelerator`."""
-        return evaluation.predict_step(predict_fn, self._runtime, self.to_device, averaged)
+        return evaluation.predict_step(predict_fn, self._runtime, self._to_devices, averaged)
 
     def probe_step(self, loss_fn: LossFn) -> Callable[..., Probe]:
         """See `crosstrain.Accelerator`."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -14,6 +15,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from crosstrain.probe import ELEMENTS, MACHINE_EPS, Event, ModuleSettings, Probe, dropout_values, dropped_channels
 from crosstrain.step import LossFn
 from crosstrain_torch import naming
+from crosstrain_torch.collectives import all_gather
 from crosstrain_torch.host import to_numpy
 from crosstrain_torch.models.layers import BatchNorm, Dropout, GroupNorm, LayerNorm
 from crosstrain_torch.objective import Batch
@@ -27,8 +29,10 @@ def probe_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch
 
     def run(state: TorchState, batch: Batch, *others: TorchState) -> Probe:
         kept = {name: buffer.clone() for name, buffer in naming.buffers(state.model).items()}
+        device_batch = to_device(batch)
         with _recorded(state.model) as calls:
-            loss = gradient(state, to_device(batch), others)["loss"]
+            loss = gradient(state, device_batch, others)["loss"]
+        calls.take_from_all(len(next(iter(device_batch.values()))), runtime)
         gradients = state.take_gradients().to_host()
         with torch.no_grad():
             for name, buffer in naming.buffers(state.model).items():
@@ -68,6 +72,29 @@ class _Calls:
         if _is_floating(first):
             self.outputs[name] = to_numpy(first)
             self.order.append(Event("output", name))
+
+    def take_from_all(self, examples: int, runtime: Runtime) -> None:
+        """Puts the rows of all processes in place of this one's; what has no row for each example stays as it is.
+
+        Args:
+            examples: of this process.
+            runtime: says which processes see others.
+        """
+        group = runtime.mesh.batch
+        if group is None:
+            return
+        found = {(name, -1): values for name, values in self.outputs.items()}
+        found |= {(name, index): values for name, given in self.inputs.items() for index, values in enumerate(given)}
+        shapes = {key: values.shape for key, values in found.items()}
+        everywhere: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(everywhere, shapes, group=group)
+        for key in sorted(shapes):
+            shape = shapes[key]
+            # Processes agree on what follows: experts, for one, are given another number of rows on each.
+            if shape and shape[0] % examples == 0 and all(each.get(key) == shape for each in everywhere):
+                found[key] = all_gather(found[key], group, runtime.device)
+        self.outputs = {name: found[name, -1] for name in self.outputs}
+        self.inputs = {name: tuple(found[name, i] for i in range(len(given))) for name, given in self.inputs.items()}
 
 
 @contextlib.contextmanager

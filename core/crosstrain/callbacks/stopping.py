@@ -83,10 +83,16 @@ class TimeBudget(Callback):
 class NanGuard(Callback):
     """Ends the run at a logged training loss that is not finite, without an evaluation.
 
-    Costs nothing, but sees only what is logged; `Accelerator(nan_policy="raise")` looks at every step, and raises.
+    Costs nothing, but sees only what is logged; `Accelerator(nan_policy="raise")` looks at every step, and raises. On
+    islands the loss of any of them ends the run on all.
     """
 
     def on_log(self, run: Run, record: Record) -> None:
         """See `Callback`."""
-        if not math.isfinite(record.values["loss"]):
-            run.stop(f"loss={record.values['loss']} at optimizer step {record.step}", at_once=True)
+        accelerator = run.trainer.accelerator
+        losses = [record.values["loss"]]
+        if accelerator.islands:  # one that ended alone would meet the others' next outer step with its last one
+            losses = accelerator.gather(losses[0]).tolist()
+        broken = [loss for loss in losses if not math.isfinite(loss)]
+        if broken:
+            run.stop(f"loss={broken[0]} at optimizer step {record.step}", at_once=True)
