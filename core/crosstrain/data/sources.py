@@ -207,7 +207,8 @@ def as_array(values: Any) -> np.ndarray:
         values = values.detach().cpu()
         values = values.float() if str(values.dtype) == "torch.bfloat16" else values
     array = values if isinstance(values, np.ndarray) else np.asarray(values)
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+    # Names are slow to ask for, and every example comes here.
+    return array.astype(np.float32) if array.dtype.kind == "V" and array.dtype.name == "bfloat16" else array
 
 
 def as_fields(example: Any) -> Arrays:
