@@ -113,7 +113,7 @@ CASES: dict[str, tuple[Any, Any, str, Any]] = {
     "momentum convention": (
         lambda: TorchNet(nn.BatchNorm1d(SIZE), torch.tanh),
         lambda: FlaxNet(norm(nnx.BatchNorm, momentum=0.1, **SLOW), jnp.tanh),
-        "momentum=0.1 in layer",
+        "momentum=0.1 (the share of the new batch) in layer",
         batches,
     ),
     "biased running variance": (

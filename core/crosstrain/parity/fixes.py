@@ -9,6 +9,7 @@ from typing import Any
 from crosstrain.accelerator import Accelerator
 from crosstrain.parity.findings import Finding
 from crosstrain.parity.side import Side
+from crosstrain.parity.static import meaning
 from crosstrain.parity.verdict import Verdict, compare
 
 
@@ -104,7 +105,7 @@ def _setting_changes(settings: dict[tuple[str, Any], list[Setting]]) -> list[tup
     changes: list[tuple[str, Callable[[Side], Side]]] = []
     for (name, value), layers in settings.items():
         where = ", ".join(path for path, _, _ in layers[:3]) + (", ..." if len(layers) > 3 else "")
-        changes.append((f"{name}={value} in {where}", partial(_with_settings, layers=layers)))
+        changes.append((f"{name}={value}{meaning(name)} in {where}", partial(_with_settings, layers=layers)))
     return changes
 
 

@@ -78,9 +78,13 @@ def _layers(a: Live, b: Live) -> Iterator[Finding]:
         for name, value in x[path].values.items():
             other = y[path].values.get(name)
             if not _equal(value, other):
-                yield _finding(
-                    "settings", f"{path}.{name}", difference=_relative(value, other), cause=f"{value} against {other}"
-                )
+                cause = f"{value} against {other}{meaning(name)}"
+                yield _finding("settings", f"{path}.{name}", difference=_relative(value, other), cause=cause)
+
+
+def meaning(name: str) -> str:
+    """What the number of a layer's setting counts, where frameworks count it differently."""
+    return " (the share of the new batch)" if name == "momentum" else ""
 
 
 def _optimizer(a: Live, b: Live, steps: int) -> Iterator[Finding]:
