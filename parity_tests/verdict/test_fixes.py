@@ -145,3 +145,23 @@ def test_a_cause_that_no_fix_reaches_is_left() -> None:
     fixes = fixes_of(torch_net, flax_net, data)
     assert len(fixes) == 5
     assert not any(fix.helps for fix in fixes)
+
+
+def test_statistics_of_a_layer_that_is_given_other_values_follow_from_what_gives_them() -> None:
+    port = small_port(
+        torch_model=lambda: TorchNet(nn.Sequential(nn.Linear(SIZE, SIZE), nn.Tanh(), nn.BatchNorm1d(SIZE)), torch.tanh),
+        jax_model=lambda: FlaxNet(
+            lambda rngs: nnx.Sequential(
+                nnx.Linear(SIZE, SIZE, rngs=rngs), jax.nn.sigmoid, nnx.BatchNorm(SIZE, momentum=0.9, rngs=rngs, **SLOW)
+            ),
+            jnp.tanh,
+        ),
+        batches=batches,
+        optimizer=ct.sgd(0.1),
+        total_steps=1,
+    )
+    a, b, matching = port.sides()
+    assert matching.complete
+    found = compare(a, b, total_steps=1, free_steps=2).findings
+    statistics = {finding.cause for finding in found if "running" in finding.where}
+    assert statistics == {f"follows from {found[0].where}"}, [str(each) for each in found]

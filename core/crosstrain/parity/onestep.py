@@ -107,7 +107,13 @@ def one_step(a: Live, b: Live, start: Snapshot, batch: Arrays, limits: Limits) -
     )
     parted = origins(forward, x, y, limits.activation)
     evidence = Evidence(
-        start=start, a=after_a, b=after_b, probes=(x, y), roles=a.roles, options=(a.side.options, b.side.options)
+        start=start,
+        a=after_a,
+        b=after_b,
+        probes=(x, y),
+        inputs=forward.inputs,
+        roles=a.roles,
+        options=(a.side.options, b.side.options),
     )
     return replace(measured, findings=tuple(_findings(measured, evidence, limits, parted)))
 
@@ -120,6 +126,7 @@ class Evidence:
     a: Snapshot
     b: Snapshot
     probes: tuple[Probe, Probe]
+    inputs: Mapping[str, float]
     roles: Mapping[str, str]
     options: tuple[StepOptions, StepOptions]
 
@@ -175,8 +182,12 @@ def _findings(measured: OneStep, evidence: Evidence, limits: Limits, parted: lis
         for name, value in exceeding(measured.activations, limits.activation)
         if (name or "(model)") not in places
     ]
+    # A layer that is given other values has other statistics of them.
+    given = {
+        name for name in evidence.a.buffers if evidence.inputs.get(name.rpartition(".")[0], 0.0) > limits.activation
+    }
     buffers = [
-        found("activation", name, value, limits.update, causes.buffer(name, evidence))
+        found("activation", name, value, limits.update, follows if name in given else causes.buffer(name, evidence))
         for name, value in exceeding(_only(measured.whole, evidence.a.buffers), limits.update)
     ]
     loss = (
