@@ -165,3 +165,15 @@ def test_statistics_of_a_layer_that_is_given_other_values_follow_from_what_gives
     found = compare(a, b, total_steps=1, free_steps=2).findings
     statistics = {finding.cause for finding in found if "running" in finding.where}
     assert statistics == {f"follows from {found[0].where}"}, [str(each) for each in found]
+
+
+def test_gradients_of_another_loss_follow_from_it() -> None:
+    def smoothed(model: Any, batch: Any, ops: ct.Ops) -> Any:
+        return ops.cross_entropy(model(batch["x"]), batch["label"], label_smoothing=0.1)
+
+    port = small_port(jax_loss=smoothed, optimizer=ct.sgd(0.1), total_steps=1)
+    a, b, _ = port.sides()
+    found = compare(a, b, total_steps=1, free_steps=2).findings
+    assert found[0].channel == "loss"
+    causes = {finding.cause for finding in found if finding.channel == "backward"}
+    assert causes == {"follows from the loss"}, [str(each) for each in found]

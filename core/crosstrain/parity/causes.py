@@ -45,7 +45,7 @@ def loss(activations_differ: bool) -> str:
     return "all activations agree: the loss itself (smoothing, ignored labels, reduction), or what follows the model"
 
 
-def gradient(name: str, evidence: "Evidence", after: str | None) -> str:
+def gradient(name: str, evidence: "Evidence", after: str | None, losses_differ: bool) -> str:
     """Why a gradient differs; `after` is the parameter that the backward pass reaches just before, and that agrees."""
     x, y = (probe.gradients[name] for probe in evidence.probes)
     since = f"; {after}, which the backward pass reaches before, agrees" if after else ""
@@ -54,6 +54,8 @@ def gradient(name: str, evidence: "Evidence", after: str | None) -> str:
     ratio = _ratio(x, y)
     if ratio is not None:
         return f"gradients are {ratio:.6g} times as large: a mean against a sum, or a scaled loss{since}"
+    if losses_differ and not after:
+        return "follows from the loss"
     return f"the backward pass: a custom gradient, a tie rule, a detached value{since}"
 
 

@@ -198,7 +198,13 @@ def _findings(measured: OneStep, evidence: Evidence, limits: Limits, parted: lis
     order = list(measured.gradients)
     wrong = dict(exceeding(measured.gradients, limits.gradient))
     backward = [
-        found("backward", name, value, limits.gradient, follows if parted else _gradient(name, evidence, order, wrong))
+        found(
+            "backward",
+            name,
+            value,
+            limits.gradient,
+            follows if parted else _gradient(name, evidence, order, wrong, loss != []),
+        )
         for name, value in wrong.items()
     ]
     optimizer = [
@@ -223,7 +229,7 @@ def _only(measured: Mapping[str, float], names: Iterable[str]) -> dict[str, floa
     return {name: value for name, value in measured.items() if name in names}
 
 
-def _gradient(name: str, evidence: Evidence, order: list[str], wrong: Mapping[str, float]) -> str:
+def _gradient(name: str, evidence: Evidence, order: list[str], wrong: Mapping[str, float], losses_differ: bool) -> str:
     index = order.index(name)
     before = order[index - 1] if index else None
-    return causes.gradient(name, evidence, before if before not in wrong else None)
+    return causes.gradient(name, evidence, before if before not in wrong else None, losses_differ)
