@@ -12,6 +12,7 @@ from torch import nn
 
 import crosstrain as ct
 from crosstrain.parity import Port, Report, assert_same_training, examine
+from crosstrain.parity.dropout import Call, compare_calls
 from parity_tests.verdict.small_port import small_port
 
 FEATURES, CLASSES = 6, 3
@@ -149,3 +150,13 @@ def test_what_is_dropped_as_one(drop: nn.Module, dims: tuple[int, ...], drops: t
     found = causes(report_of(port_of(lambda: TorchImages(drop), lambda: FlaxImages(dims), (2, 5, 4))))
     wanted = {} if drops is None else {"dropout drop": f"rate 0.3 of {drops[0]} against rate 0.3 of {drops[1]}"}
     assert found == wanted
+
+
+def test_dropout_of_attention_is_not_that_of_a_layer_that_drops_other_values() -> None:
+    values = {"rate": 0.1, "drops": "elements"}
+    attention = Call("attn", values, attention=True)
+    weights = np.full((2, 3, 4, 4), 0.25)
+    for other, message in ((weights, []), (np.ones((2, 4, 6)), ["another place in the model"])):
+        for pair in ((attention, Call("drop", values, other)), (Call("drop", values, other), attention)):
+            found = compare_calls([pair[0]], [pair[1]], backends=("torch", "jax"), same_values=True)
+            assert [finding.cause.partition(":")[0] for finding in found] == message

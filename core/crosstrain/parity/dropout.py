@@ -42,11 +42,13 @@ class Call:
         path: the layer, in shared names where its owner has one; a later call has `#1`, `#2`, ... after it.
         values: `rate`, and what it drops as one (`drops`).
         dropped: what it is given, with dropout switched off; None where that is not seen, as inside attention.
+        attention: whether the layer is attention, and drops its weights.
     """
 
     path: str
     values: Mapping[str, Setting]
     dropped: np.ndarray | None = None
+    attention: bool = False
 
 
 def without_native_dropout(a: Side, b: Side) -> Quiet:
@@ -121,7 +123,14 @@ def _calls(live: Live, probe: Any, layers: Mapping[str, ModuleSettings]) -> list
             # Attention is given queries, and drops weights.
             given = probe.inputs.get(name, ()) if settings.kind == "dropout" else ()
             dropped = next(iter(given), None)
-            calls.append(Call(_shared_path(live.names, path, settings) + mark + count, values, dropped))
+            calls.append(
+                Call(
+                    _shared_path(live.names, path, settings) + mark + count,
+                    values,
+                    dropped,
+                    settings.kind == "attention",
+                )
+            )
     return calls
 
 
@@ -147,12 +156,21 @@ def _place(a: Call, b: Call) -> bool | None:
 
     Dropout may change places with a positive factor and with ReLU: neither makes it another algorithm.
     """
+    for attention, seen in ((a, b.dropped), (b, a.dropped)):
+        if attention.attention and seen is not None and not _sums_to_one(seen):
+            return False
     if a.dropped is None or b.dropped is None:
         return None
     if a.dropped.size != b.dropped.size:
         return False
     x, y = np.sort(a.dropped, axis=None), np.sort(b.dropped, axis=None)
     return _proportional(x, y) or _proportional(np.maximum(x, 0.0), np.maximum(y, 0.0))
+
+
+def _sums_to_one(x: np.ndarray) -> bool:
+    """Whether these may be the weights of attention, whichever axis the keys are."""
+    sums = (np.abs(x.sum(axis) - 1.0).max(initial=0.0) for axis in range(x.ndim))
+    return bool(x.min(initial=0.0) >= 0.0) and any(each <= _SAME_VALUES for each in sums)
 
 
 def _proportional(x: np.ndarray, y: np.ndarray) -> bool:
