@@ -290,15 +290,16 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
             CollectiveError: with `debug`, a process that gives other fields, shapes or types, or makes another call.
             DataError: not a dict of arrays, or the data axis does not divide the batch.
         """
-        return self._to_devices(batch, together=self.debug)
+        return self._to_devices(batch, together=False)
 
-    def _to_devices(self, batch: dict[str, Any], together: bool | None = None) -> dict[str, Any]:
-        """`to_device`; processes agree on the batch before, by default where their predictions are put together."""
+    def _to_devices(self, batch: dict[str, Any], together: bool = True) -> dict[str, Any]:
+        """`to_device`; processes agree on a batch before, of which what comes is put `together` over all of them."""
         ready = type(batch) is dict and batch and all(map(self._is_placed, batch.values()))
-        if self.process_count > 1 and not self.islands if together is None else together:
-            host = batch if ready else self._guard("a step", lambda: self._placement().check(self._own_rows(batch)))
-            self._agree(Call("a step", tuple((name, words(host[name])) for name in sorted(host))))
-        return batch if ready else self._put(self._placement().check(self._own_rows(batch)))
+        if not (self.debug or (together and self.process_count > 1 and not self.islands)):
+            return batch if ready else self._put(self._placement().check(self._own_rows(batch)))
+        own = batch if ready else self._guard("a step", lambda: self._placement().check(self._own_rows(batch)))
+        self._agree(Call("a step", tuple((name, words(own[name])) for name in sorted(own))))
+        return batch if ready else self._put(own)
 
     # What an engine gives.
 

@@ -1,6 +1,6 @@
-"""Four devices on two cores: `threads_worker.py LATE` prints the last loss of steps with many collectives at once.
+"""Four devices on two cores: `threads_worker.py` runs many collectives at once, and prints whether all came to numbers.
 
-With LATE the devices are asked for before there is an accelerator.
+`threads_worker.py late` asks for the devices before there is an accelerator, and does no more.
 """
 
 import logging

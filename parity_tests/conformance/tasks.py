@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import crosstrain as ct
+from crosstrain.callbacks import Run
 
 MLP = ct.models.MLPConfig(hidden=(16,), activation="gelu")
 DROPOUT_MLP = ct.models.MLPConfig(hidden=(16,), dropout=0.5)
@@ -38,6 +39,18 @@ def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
 
 def logits_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
     return model(batch["tokens"] if "tokens" in batch else batch["image"])
+
+
+class InterruptOnce(ct.Callback):
+    """Ends the first `fit` that comes to its step `at`, as somebody at a keyboard does."""
+
+    def __init__(self, at: int) -> None:
+        self._at, self._left = at, 1
+
+    def on_step_end(self, run: Run, metrics: ct.Metrics) -> None:
+        if run.step == self._at and self._left:
+            self._left -= 1
+            raise KeyboardInterrupt
 
 
 def prepared(accelerator: ct.Accelerator, config: Any, optimizer: Any = None, **options: Any) -> ct.TrainState:

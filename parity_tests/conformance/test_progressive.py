@@ -11,7 +11,7 @@ import crosstrain as ct
 from crosstrain.callbacks import Run
 from crosstrain.data.phases import batch_size_for
 
-from .tasks import images, prepared
+from .tasks import InterruptOnce, images, prepared
 
 Make = Callable[..., ct.Accelerator]
 
@@ -88,14 +88,6 @@ def test_a_run_that_was_interrupted_between_phases_goes_on_in_the_same_process(
 ) -> None:
     """The loader is past its first epochs then; the run is as long as it was."""
 
-    class Interrupt(ct.Callback):
-        left = 1
-
-        def on_step_end(self, run: Run, metrics: ct.Metrics) -> None:
-            if run.step == 5 and self.left:
-                self.left -= 1
-                raise KeyboardInterrupt
-
     def fit(trainer: ct.Trainer, loader: ct.data.PhasedLoader, **options: Any) -> None:
         if plan:
             trainer.fit_one_cycle(loader, 3, 0.1, **options)
@@ -105,7 +97,7 @@ def test_a_run_that_was_interrupted_between_phases_goes_on_in_the_same_process(
     whole, loader = made(make)
     fit(whole, loader)
     trainer, loader = made(make)
-    trainer._callbacks = (Interrupt(),)
+    trainer._callbacks = (InterruptOnce(5),)
     options = {"checkpoints": ct.CheckpointSpec(root=tmp_path), "resume": "auto"}
     with pytest.raises(KeyboardInterrupt):
         fit(trainer, loader, **options)

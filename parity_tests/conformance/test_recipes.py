@@ -9,7 +9,7 @@ import pytest
 import crosstrain as ct
 from crosstrain.callbacks import Run
 
-from .tasks import MLP, RESNET9, images, loss_fn, prepared, worst
+from .tasks import MLP, RESNET9, InterruptOnce, images, loss_fn, prepared, worst
 
 Make = Callable[..., ct.Accelerator]
 ADAMW = ct.adamw(1e-3, weight_decay=0.1, groups=(ct.undecayed(),))
@@ -155,14 +155,6 @@ class KilledError(Exception):
 def test_a_run_that_was_interrupted_goes_on_in_the_same_process(make: Make, tmp_path: Path) -> None:
     """As the cell of a notebook that is run again."""
 
-    class Interrupt(ct.Callback):
-        left = 1
-
-        def on_step_end(self, run: Run, metrics: ct.Metrics) -> None:
-            if run.step == 3 and self.left:
-                self.left -= 1
-                raise KeyboardInterrupt
-
     def trainer_and_rates(*callbacks: ct.Callback) -> tuple[ct.Trainer, Any, ct.callbacks.Recorder]:
         accelerator, recorder = make(precision="fp32"), ct.callbacks.Recorder()
         trainer = trainer_of(accelerator, MLP, recorder, *callbacks)
@@ -170,7 +162,7 @@ def test_a_run_that_was_interrupted_goes_on_in_the_same_process(make: Make, tmp_
 
     whole, loader, rates = trainer_and_rates()
     one_cycle(whole, loader)
-    trainer, loader, found = trainer_and_rates(Interrupt())
+    trainer, loader, found = trainer_and_rates(InterruptOnce(3))
     options = {"checkpoints": ct.CheckpointSpec(root=tmp_path), "resume": "auto"}
     with pytest.raises(KeyboardInterrupt):
         one_cycle(trainer, loader, **options)
