@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosstrain.data.order import BatchRows, batch_count, epoch_batches, pad_rows, padding_weights
+from crosstrain.data.order import BatchRows, EpochOrder, batch_count, pad_rows, padding_weights
 from crosstrain.random import permutation
 
 
@@ -15,7 +15,7 @@ from crosstrain.random import permutation
 )
 def test_batch_count(examples, batch_size, drop_last, expected):
     assert batch_count(examples, batch_size, drop_last) == expected
-    batches = list(epoch_batches(examples, batch_size, None, order=None, drop_last=drop_last))
+    batches = list(EpochOrder(examples, batch_size, None, order=None, drop_last=drop_last).batches())
     assert len(batches) == expected
 
 
@@ -24,7 +24,7 @@ def test_batch_count(examples, batch_size, drop_last, expected):
 def test_an_epoch_holds_every_example_once_and_padding_only_beside_it(examples, batch_size, multiple, shuffle):
     padded = -(-batch_size // multiple) * multiple
     order = (1, 2) if shuffle else None
-    batches = list(epoch_batches(examples, batch_size, padded, order=order, drop_last=False))
+    batches = list(EpochOrder(examples, batch_size, padded, order=order, drop_last=False).batches())
     real = np.concatenate([batch.rows[: batch.real] for batch in batches])
     np.testing.assert_array_equal(real, permutation(1, 2, examples) if shuffle else np.arange(examples))
     assert {len(batch.rows) for batch in batches} == {padded}
@@ -32,14 +32,14 @@ def test_an_epoch_holds_every_example_once_and_padding_only_beside_it(examples, 
 
 
 def test_batches_without_padding_end_with_a_short_one():
-    batches = list(epoch_batches(7, 3, None, order=None, drop_last=False))
+    batches = list(EpochOrder(7, 3, None, order=None, drop_last=False).batches())
     assert [batch.rows.tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
     assert [batch.real for batch in batches] == [3, 3, 1]
 
 
 def test_padding_comes_from_the_beginning_of_the_epoch():
     order = permutation(0, 0, 7)
-    *_, last = epoch_batches(7, 4, 4, order=(0, 0), drop_last=False)
+    *_, last = EpochOrder(7, 4, 4, order=(0, 0), drop_last=False).batches()
     assert last.rows.tolist() == [*order[4:], order[0]]
     assert last.real == 3
 

@@ -13,7 +13,7 @@ from rich.console import Console
 import crosstrain as ct
 from crosstrain.callbacks import Record, Run
 from crosstrain.checkpoint import Checkpoints
-from crosstrain.data.order import epoch_batches
+from crosstrain.data.order import EpochOrder
 from crosstrain.progress import ProgressBar
 
 from .tasks import MLP, RESNET9, images, logits_fn, loss_fn, prepared
@@ -263,7 +263,7 @@ def test_batches_follow_the_order_that_core_defines(make: Make) -> None:
     data = {"index": np.arange(50, dtype=np.int32)}
     loader = accelerator.loader(data, batch_size=8, shuffle=True)
     for epoch in range(2):
-        expected = epoch_batches(50, 8, 8, order=(3, epoch), drop_last=False)
+        expected = EpochOrder(50, 8, 8, order=(3, epoch), drop_last=False).batches()
         for batch, rows in zip(loader, expected, strict=True):
             assert batch["index"].tolist() == rows.rows.tolist()
             assert batch["weight"].tolist() == [1.0] * rows.real + [0.0] * (8 - rows.real)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import crosstrain as ct
-from crosstrain.data.order import epoch_batches
+from crosstrain.data.order import EpochOrder
 from parity_tests import layouts, starting
 from parity_tests.meshes import islands, launching
 
@@ -46,7 +46,7 @@ def _simulated(backend: str, spec: ct.DiLoCo) -> list[dict[str, np.ndarray]]:
     rows = [
         batch.rows
         for epoch in range(2)
-        for batch in epoch_batches(83, islands.BATCH, islands.BATCH, order=(0, epoch), drop_last=True)
+        for batch in EpochOrder(83, islands.BATCH, islands.BATCH, order=(0, epoch), drop_last=True).batches()
     ]
     for count, chosen in enumerate(rows[: islands.STEPS], 1):
         for index, state in enumerate(states):

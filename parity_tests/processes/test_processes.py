@@ -10,7 +10,7 @@ import pytest
 
 import crosstrain as ct
 from crosstrain.data.loader import Loader, LoaderSpec, Placement
-from crosstrain.data.order import epoch_batches
+from crosstrain.data.order import EpochOrder
 from crosstrain.exchange import Call, disagreement
 from crosstrain.processes import local_index
 from parity_tests import starting
@@ -107,7 +107,7 @@ def test_parts_of_the_processes_make_up_the_inputs(launch: Any) -> None:
 def test_99_padded_examples_give_99_in_order(launch: Any, order: str) -> None:
     _, results = launch
     seeded = None if order == "in order" else (0, 0)
-    batches = epoch_batches(99, 20, 20, order=seeded, drop_last=False)
+    batches = EpochOrder(99, 20, 20, order=seeded, drop_last=False).batches()
     rows = np.concatenate([batch.rows[: batch.real] for batch in batches])
     assert len(rows) == 99
     for each in results:

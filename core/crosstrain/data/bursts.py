@@ -1,16 +1,17 @@
 """Small batches of arrays are made several at once: one gather, one conversion and one copy for all of them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from crosstrain.data.local import LocalBatches
+from crosstrain.data.order import local_part
 from crosstrain.data.placement import WEIGHT, Placement
 from crosstrain.data.position import Position
 from crosstrain.data.sources import Arrays, Source
-from crosstrain.data.stacks import Stack, in_groups
+from crosstrain.data.stacks import Stack
 
 
 class _Burst(NamedTuple):
@@ -25,15 +26,15 @@ class Bursts:
     """The batches of a source of arrays without weights, as they are.
 
     Attributes:
+        local: says which examples are in which batch.
         source: of the examples.
-        rows: from a position on, which examples this process has of each batch, and their weights; both of shape (B,).
         placement: where they go.
         weighs: whether batches carry weights.
         converts: whether the arrays are in other types than batches.
     """
 
+    local: LocalBatches
     source: Source
-    rows: Callable[[Position], Iterator[tuple[np.ndarray, np.ndarray]]]
     placement: Placement
     weighs: bool
     converts: bool
@@ -53,18 +54,18 @@ class Bursts:
             yield Stack(put(fields), count) if put and whole else self.placement.put_each(fields), after[-1]
 
     def _made(self, start: Position, count: int, limit: int | None = None) -> Iterator[_Burst]:
-        index = start.batch
-        for group in in_groups(self.rows(start), count, limit):
-            for size, alike in groupby(group, lambda part: len(part[0])):
-                rows, weights = zip(*alike, strict=True)
-                after = [Position(start.epoch, index + each) for each in range(1, len(rows) + 1)]
-                index += len(rows)
-                yield _Burst(self._fields(rows, weights, size), after)
+        part, parts, index = self.placement.part, self.placement.parts, start.batch
+        for group in self.local.groups(start, count, limit):
+            rows = local_part(group.rows, part, parts)
+            weights = local_part(group.weights(), part, parts) if self.weighs else None
+            after = [Position(start.epoch, index + each) for each in range(1, len(rows) + 1)]
+            index += len(rows)
+            yield _Burst(self._fields(rows, weights), after)
 
-    def _fields(self, rows: Sequence[np.ndarray], weights: Sequence[np.ndarray], size: int) -> Arrays:
-        fields = self.source.gather(np.concatenate(rows))
-        if self.weighs:
-            fields = {**fields, WEIGHT: np.concatenate(weights).astype(self.placement.float_dtype)}
+    def _fields(self, rows: np.ndarray, weights: np.ndarray | None) -> Arrays:
+        fields = self.source.gather(rows.reshape(-1))
+        if weights is not None:
+            fields = {**fields, WEIGHT: weights.reshape(-1).astype(self.placement.float_dtype)}
         if self.converts:
             fields = self.placement.convert(fields)
-        return {name: values.reshape(len(rows), size, *values.shape[1:]) for name, values in fields.items()}
+        return {name: values.reshape(*rows.shape, *values.shape[1:]) for name, values in fields.items()}

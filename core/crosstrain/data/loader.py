@@ -228,8 +228,8 @@ class Loader:
         )
         if source is not None and arrays is not None and WEIGHT not in arrays and not self._on_device:
             return Bursts(
+                local=local,
                 source=source,
-                rows=local.rows,
                 placement=placement,
                 weighs=self._weighs(),
                 converts=not placement.takes(arrays),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crosstrain.data.draws import Draws
-from crosstrain.data.order import BatchRows, epoch_batches, pad_rows
+from crosstrain.data.order import BatchGroup, BatchRows, EpochOrder, pad_rows
 from crosstrain.data.placement import WEIGHT, LoaderSpec, Placement, require_some_weight
 from crosstrain.data.position import Position
 from crosstrain.data.sources import Arrays, Source, stack_examples
@@ -58,17 +58,24 @@ class LocalBatches:
 
     def rows(self, start: Position) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Which examples of the source this process has of each batch, and their weights."""
+        part, parts = self.placement.part, self.placement.parts
+        batches = self._weighed(self._epoch(start).batches(start.batch), start)
+        return (batch.local(part, parts) for batch in batches)
+
+    def groups(self, start: Position, count: int, limit: int | None) -> Iterator[BatchGroup]:
+        """The global batches, `count` at a time and `limit` in all; see `EpochOrder.groups`."""
+        return self._epoch(start).groups(count, start.batch, limit)
+
+    def _epoch(self, start: Position) -> EpochOrder:
         assert self.source is not None
-        batches = epoch_batches(
+        spec, order = self.spec, (self.spec.seed, start.epoch)
+        return EpochOrder(
             len(self.source),
             self.batch_size,
             self.padded_size,
-            order=(self.spec.seed, start.epoch) if self.spec.shuffle else None,
-            drop_last=self.spec.drop_last,
-            first=start.batch,
+            order=order if spec.shuffle else None,
+            drop_last=spec.drop_last,
         )
-        part, parts = self.placement.part, self.placement.parts
-        return (batch.local(part, parts) for batch in self._weighed(batches, start))
 
     def _from_source(self, start: Position) -> Iterator[Local]:
         source = self.source
