@@ -82,7 +82,7 @@ class CompiledRun:
             raise
         if not program.updates:
             state.update(*hyper)
-        elif not program.averages:
+        elif state.averages and not program.averages:
             update_averages(state, hyper[2])
         return self._runtime.metrics(outputs, {"learning_rate": hyper[0]})
 

@@ -38,10 +38,11 @@ def read_losses(result: Any, batch: Batch, examples: int) -> Outputs:
 
 def detach(outputs: Outputs) -> Outputs:
     """Without their gradients."""
-    return {
-        name: Loss(*(part.detach() if torch.is_tensor(part) and part.requires_grad else part for part in loss))
-        for name, loss in outputs.items()
-    }
+    return {name: Loss(_detached(loss.sum), _detached(loss.weight)) for name, loss in outputs.items()}
+
+
+def _detached(part: Any) -> Any:
+    return part.detach() if isinstance(part, torch.Tensor) and part.requires_grad else part
 
 
 def add(total: Outputs, part: Outputs) -> Outputs:

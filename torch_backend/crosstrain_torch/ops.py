@@ -44,8 +44,13 @@ class TorchOps(Ops):
         flat, wanted = self.upcast(logits), labels
         if wanted.ndim != 1:
             flat, wanted = flat.reshape(-1, flat.shape[-1]), wanted.reshape(-1)
-        settings = {"reduction": "sum", "label_smoothing": options["label_smoothing"], "ignore_index": ignored}
+        smoothing = options["label_smoothing"]
         try:
+            if not smoothing:
+                # What `F.cross_entropy` comes to, but for the count of labels, which it leaves behind.
+                total, count = _nll_loss(flat.log_softmax(-1), wanted.long(), None, _SUM, ignored)
+                return Loss(total, self._keep(labels, ignored, count))
+            settings = {"reduction": "sum", "label_smoothing": smoothing, "ignore_index": ignored}
             total = F.cross_entropy(flat, wanted.long(), **settings)
         except IndexError:
             return super()._mean_cross_entropy(logits, labels, **options)
@@ -53,13 +58,16 @@ class TorchOps(Ops):
 
     def _count(self, labels: torch.Tensor, ignored: int, dtype: torch.dtype) -> torch.Tensor:
         """How many labels count, which a loss and the metrics beside it ask of the same ones."""
-        if torch.compiler.is_compiling() or labels.is_inference():
-            return (labels != ignored).sum(dtype=dtype)
-        for known, version, index, count in self._counts:
-            if known is labels and version == labels._version and index == ignored:
-                return count
-        self._counts.append((labels, labels._version, ignored, (labels != ignored).sum(dtype=dtype)))
-        return self._counts[-1][-1]
+        if not torch.compiler.is_compiling() and not labels.is_inference():
+            for known, version, index, count in self._counts:
+                if known is labels and version == labels._version and index == ignored:
+                    return count
+        return self._keep(labels, ignored, (labels != ignored).sum(dtype=dtype))
+
+    def _keep(self, labels: torch.Tensor, ignored: int, count: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling() and not labels.is_inference():  # which has no version
+            self._counts.append((labels, labels._version, ignored, count))
+        return count
 
     def _cross_entropy(
         self, logits: torch.Tensor, labels: torch.Tensor, *, label_smoothing: float, z_loss: float, ignore_index: int
@@ -124,6 +132,11 @@ class TorchOps(Ops):
 
 
 _WIDE = (torch.int64, torch.int32)
+
+
+_nll_loss = torch.ops.aten.nll_loss_forward.default
+_SUM = 2
+"""Of a loss's values, among torch's reductions."""
 
 
 def _raises(labels: torch.Tensor) -> bool:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from crosstrain.models.experts import balances_of
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
 from crosstrain.sharding import ShardingPlan
@@ -60,6 +61,7 @@ class TorchState(TrainState):
         self.dropouts = [m for m in model.modules() if isinstance(m, Dropout) and m.rate]
         self.params = naming.parameters(model)
         self._experts = frozenset(experts.names(plan))
+        self.has_experts = balances_of(model) is not None
         self.holders = Holders(plan=plan, stage=mesh.stage, device=device)
         self.shards = Shards(self.params, mesh, [name for name in self.params if self.holders.is_shared(name)])
         self.learning = Learning(self.shards)

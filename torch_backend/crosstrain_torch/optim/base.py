@@ -90,15 +90,16 @@ class Foreach(torch.optim.Optimizer):
     def __init__(self, groups: list[Group], **defaults: Any) -> None:
         super().__init__(groups, {"lr": 0.0, **defaults})
 
-    @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """One update of every parameter that has a gradient."""
-        for group in self.param_groups:
-            params = [param for param in group["params"] if param.grad is not None]
-            if params:
-                self.update(group, params, [param.grad for param in params], [self.state[param] for param in params])
+        with torch.no_grad():
+            for group in self.param_groups:
+                params = [param for param in group["params"] if param.grad is not None]
+                if params:
+                    grads, kept = [param.grad for param in params], [self.state[param] for param in params]
+                    self.update(group, params, grads, kept)
 
-    step.hooked = True
+    step.hooked = True  # type: ignore[attr-defined]
 
     def update(self, group: Group, params: Tensors, grads: Tensors, kept: list[Kept]) -> None:
         """One update of these parameters, in place."""
