@@ -46,7 +46,7 @@ def probe_step(loss_fn: LossFn, runtime: Runtime, to_device: Callable[..., Batch
             def objective(params: Any) -> Any:
                 rows = runtime.rows(batch)
                 result, _ = program.forward(params, buffers, batch, runtime.step_random(count, rows), others)
-                loss, _ = program.table(result, batch)
+                loss, _ = program.sums(result, batch)
                 return loss.sum / jax.lax.stop_gradient(loss.weight), dict(calls)
 
             (loss, found), grads = jax.value_and_grad(objective, has_aux=True)(params)

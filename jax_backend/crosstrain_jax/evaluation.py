@@ -27,7 +27,7 @@ def eval_step(
 
         def evaluate(params: Leaves, buffers: Leaves, batch: Batch, others: Any) -> Table:
             result, _ = program.forward(params, buffers, batch, None, others)
-            return program.table(result, batch)[1]
+            return program.sums(result, batch)[1].table()
 
         program.run = runtime.in_scope(jax.jit(evaluate, out_shardings=runtime.replicated))
         return program

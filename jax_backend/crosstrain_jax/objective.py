@@ -102,6 +102,24 @@ class Table:
         return Metrics(self.names, self.sums, fetch, known)
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Loss and metrics inside a program, each by itself: around one array of them XLA makes slower loops on a CPU.
+
+    Attributes:
+        losses: sums and weights, scalars; the loss is the first.
+        names: of the losses.
+    """
+
+    losses: tuple[Loss, ...]
+    names: tuple[str, ...] = field(metadata={"static": True})
+
+    def table(self) -> Table:
+        """All in one array."""
+        return Table(jnp.stack([part for loss in self.losses for part in loss]).reshape(-1, 2), self.names)
+
+
 class Program:
     """A compiled function for one structure of states."""
 
@@ -163,8 +181,8 @@ class Program:
             result = _Balanced(result, balances, balance)
         return result, self.layout.read_buffers(model, buffers)
 
-    def table(self, result: Any, batch: Batch) -> tuple[Loss, Table]:
-        """The loss, and sums and weights of loss and metrics."""
+    def sums(self, result: Any, batch: Batch) -> tuple[Loss, Sums]:
+        """The loss, and what is reported of it and of the metrics."""
         balanced, result = (result, result.outputs) if isinstance(result, _Balanced) else (None, result)
         loss, metrics = read_outputs(result, examples=examples(batch), padded=WEIGHT in batch)
         if balanced is not None:
@@ -172,8 +190,8 @@ class Program:
             loss = loss._replace(sum=loss.sum + balances.part(balance, loss.weight, balance.weight))
             metrics[BALANCE] = balance
         dtype = self.runtime.float_type
-        pairs = [jnp.asarray(part, dtype) for each in (loss, *metrics.values()) for part in each]
-        return loss, Table(jnp.stack(pairs).reshape(-1, 2), ("loss", *metrics))
+        losses = (Loss(*(jnp.asarray(part, dtype) for part in each)) for each in (loss, *metrics.values()))
+        return loss, Sums(tuple(losses), ("loss", *metrics))
 
     def gradients(
         self,
@@ -212,28 +230,32 @@ class Program:
         def objective(params: Leaves, buffers: Leaves, batch: Batch, rows: jax.Array) -> Any:
             random = self.runtime.step_random(count, rows)
             result, buffers = self.forward(params, buffers, batch, random, others, whole=whole)
-            loss, table = self.table(result, batch)
+            loss, sums = self.sums(result, batch)
             if steps > 1 or whole:
-                return loss.sum, (buffers, table)
+                return loss.sum, (buffers, sums)
             # A weight is a constant, also one that a loss function computes from parameters.
-            return loss.sum / jax.lax.stop_gradient(loss.weight), (buffers, table)
+            return loss.sum / jax.lax.stop_gradient(loss.weight), (buffers, sums)
 
         differentiate = jax.grad(objective, has_aux=True)
         if steps == 1:
-            grads, (buffers, table) = differentiate(params, buffers, batch, rows)
-            return grads, buffers, table
-
-        def add(carry: Any, micro: Any) -> Any:
-            grads, table, buffers = carry
-            more, (buffers, part) = differentiate(params, buffers, *micro)
-            return (*jax.tree.map(jnp.add, (grads, table), (more, part)), buffers), None
+            grads, (buffers, sums) = differentiate(params, buffers, batch, rows)
+            return grads, buffers, sums.table()
 
         micro = jax.tree.map(lambda values: _micro_batches(values, steps), (batch, rows))
-        first = jax.tree.map(lambda values: values[0], micro)
-        _, (_, outline) = jax.eval_shape(objective, params, buffers, *first)
+
+        # Cut out in the loop: arrays with micro-batches first would be copies.
+        def cut(index: Any) -> Any:
+            return jax.tree.map(lambda values: jax.lax.dynamic_index_in_dim(values, index, 1, keepdims=False), micro)
+
+        def add(carry: Any, index: Any) -> Any:
+            grads, sums, buffers = carry
+            more, (buffers, part) = differentiate(params, buffers, *cut(index))
+            return (*jax.tree.map(jnp.add, (grads, sums), (more, part)), buffers), None
+
+        _, (_, outline) = jax.eval_shape(objective, params, buffers, *cut(0))
         start = (*jax.tree.map(jnp.zeros_like, (params, outline)), buffers)
-        (grads, table, buffers), _ = jax.lax.scan(add, start, micro)
-        return grads, buffers, table
+        (grads, sums, buffers), _ = jax.lax.scan(add, start, jnp.arange(steps))
+        return grads, buffers, sums.table()
 
     def _reduced(
         self,
@@ -267,13 +289,14 @@ class Program:
         def objective(params: Leaves) -> Any:
             def one(batch: Batch, rows: jax.Array) -> Any:
                 result, kept = self.forward(params, buffers, batch, self.runtime.step_random(count, rows), others)
-                loss, table = self.table(result, batch)
-                return (loss.sum, table), kept
+                loss, sums = self.sums(result, batch)
+                return (loss.sum, sums), kept
 
-            (sums, tables), kept = jax.vmap(one, out_axes=(0, None))(*micro)
-            return sums.sum(), (kept, jax.tree.map(lambda each: each.sum(0), tables))
+            (losses, sums), kept = jax.vmap(one, in_axes=1, out_axes=(0, None))(*micro)
+            return losses.sum(), (kept, jax.tree.map(lambda each: each.sum(0), sums))
 
-        grads, (buffers, table) = jax.grad(objective, has_aux=True)(params)
+        grads, (buffers, sums) = jax.grad(objective, has_aux=True)(params)
+        table = sums.table()
         return jax.tree.map(lambda grad: grad / table.weight.astype(grad.dtype), grads), buffers, table
 
 
@@ -291,8 +314,8 @@ def examples(batch: Batch) -> int:
 
 
 def _micro_batches(values: jax.Array, count: int) -> jax.Array:
-    """(B, ...) -> (count, B / count, ...): example r goes to micro-batch r mod count, so devices keep their rows."""
-    return values.reshape(values.shape[0] // count, count, *values.shape[1:]).swapaxes(0, 1)
+    """(B, ...) -> (B / count, count, ...): example r goes to micro-batch r mod count, so devices keep their rows."""
+    return values.reshape(values.shape[0] // count, count, *values.shape[1:])
 
 
 class Programs:

@@ -21,14 +21,19 @@ def _optimizer(name: str) -> Any:
     return ct.adamw(RATE, weight_decay=DECAY)
 
 
-def _start(name: str, engine: str, **options: Any) -> tuple[Any, Any, Any]:
+def with_accuracy(model: Any, batch: Any, ops: Any) -> Any:
+    logits = model(batch["x"])
+    return ops.cross_entropy(logits, batch["y"]), {"accuracy": ops.accuracy(logits, batch["y"])}
+
+
+def _start(name: str, engine: str, loss: Any = loss_fn, **options: Any) -> tuple[Any, Any, Any]:
     """The step, its state, and batches on the device without end."""
     from importlib import import_module
 
     accelerator = ct.Accelerator(engine)
     state = accelerator.prepare(import_module(f"rivals.models_{engine}").make(name), _optimizer(name))
     batches = [accelerator.to_device({"x": x, "y": y}) for x, y in WORKLOADS[name].batches()]
-    return accelerator.train_step(loss_fn, **options), state, itertools.cycle(batches)
+    return accelerator.train_step(loss, **options), state, itertools.cycle(batches)
 
 
 def _single(name: str, engine: str, **options: Any) -> Block:
@@ -57,6 +62,16 @@ def torch_compiled(name: str) -> Block:
     return _single(name, "torch", compile="step")
 
 
+def jax_metric(name: str) -> Block:
+    """With accuracy beside the loss."""
+    return _single(name, "jax", loss=with_accuracy)
+
+
+def torch_metric(name: str) -> Block:
+    """With accuracy beside the loss."""
+    return _single(name, "torch", loss=with_accuracy)
+
+
 def jax_many(name: str) -> Block:
     """Twenty steps in one call."""
     step, state, batches = _start(name, "jax")
@@ -76,10 +91,6 @@ def _trainer(name: str, engine: str, steps_per_call: int = 1) -> Block:
     from pathlib import Path
 
     import numpy as np
-
-    def with_accuracy(model: Any, batch: Any, ops: Any) -> Any:
-        logits = model(batch["x"])
-        return ops.cross_entropy(logits, batch["y"]), {"accuracy": ops.accuracy(logits, batch["y"])}
 
     accelerator, workload = ct.Accelerator(engine), WORKLOADS[name]
     state = accelerator.prepare(import_module(f"rivals.models_{engine}").make(name), _optimizer(name))
