@@ -33,14 +33,14 @@ def read_outputs(outputs: Any, *, examples: int, padded: bool) -> tuple[Loss, di
                 f"got a tuple of {', '.join(type(part).__name__ for part in outputs)}."
             )
         loss, metrics = outputs
-    taken = [name for name in metrics if name in _OWN_METRICS]
-    if taken:
-        raise LossError(
-            f"metrics must not be called {', '.join(_OWN_METRICS)}, which are reported anyway, "
-            f"got {taken[0]}. Rename it."
-        )
-    read = {name: _as_loss(name, value, examples, padded) for name, value in {"loss": loss, **metrics}.items()}
-    return read.pop("loss"), read
+    read = _as_loss("loss", loss, examples, padded)
+    for name in metrics:
+        if name in _OWN_METRICS:
+            raise LossError(
+                f"metrics must not be called {', '.join(_OWN_METRICS)}, which are reported anyway, "
+                f"got {name}. Rename it."
+            )
+    return read, {name: _as_loss(name, value, examples, padded) for name, value in metrics.items()}
 
 
 def _as_loss(name: str, value: Any, examples: int, padded: bool) -> Loss:

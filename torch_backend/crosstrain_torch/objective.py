@@ -66,6 +66,24 @@ class Objective(nn.Module):
         return self.loss_fn(self.model, batch, TorchOps(batch.get(WEIGHT)), *self.others)
 
 
+class Plain:
+    """A loss function over a model with nothing around it, which in a small step takes as long as the update."""
+
+    def __init__(self, loss_fn: LossFn, model: nn.Module) -> None:
+        self._loss_fn, self._model = loss_fn, model
+
+    def __call__(self, batch: Batch) -> Any:
+        """What `loss_fn` returns."""
+        return self._loss_fn(self._model, batch, TorchOps(batch.get(WEIGHT)))
+
+
+def is_plain(state: TorchState, others: tuple[TorchState, ...], precision: Precision, device: torch.device) -> bool:
+    """Whether `Plain` is all that a forward pass is: no casts, no other models, nothing split, reported or set."""
+    casting = casts(precision) or precision.casts_batch or precision.casting == "autocast"
+    spread = bool(state.gathered) or state.shards.split or state.sequence is not None
+    return not (casting or spread or others or state.has_experts or device.type == "cuda")
+
+
 def call(
     objective: nn.Module,
     batch: Batch,

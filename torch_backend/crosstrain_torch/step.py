@@ -28,9 +28,11 @@ from crosstrain_torch.objective import (
     Batch,
     Objective,
     Outputs,
+    Plain,
     add,
     call,
     detach,
+    is_plain,
     micro_batches,
     read_losses,
     require_apart,
@@ -80,9 +82,10 @@ class Runtime:
 
     def fetch(self, outputs: Mapping[str, Loss]) -> np.ndarray:
         """Sums and weights on the host, (n, 2). Waits."""
-        pairs = [
-            torch.as_tensor(part, dtype=torch.float64, device=self.device) for loss in outputs.values() for part in loss
-        ]
+        parts = [part for loss in outputs.values() for part in loss]
+        if self.device.type == "cpu":  # nothing to copy, and a number is read in less time than one operation takes
+            return np.array([float(part) for part in parts]).reshape(-1, 2)
+        pairs = [torch.as_tensor(part, dtype=torch.float64, device=self.device) for part in parts]
         return torch.stack(pairs).reshape(-1, 2).cpu().numpy()
 
     def reduce(self, outputs: Outputs) -> Outputs:
@@ -122,7 +125,7 @@ class Gradient:
         self._loss_fn, self._runtime, self._count, self._remat = loss_fn, runtime, accumulate_steps, remat
         self._compiled = compiled
         self._pipelined = Pipelined(loss_fn, read_losses, runtime, remat=remat)
-        self._objectives: WeakKeyDictionary[TorchState, dict[Any, Objective | ddp.Replicas]] = WeakKeyDictionary()
+        self._objectives: WeakKeyDictionary[TorchState, dict[Any, Made]] = WeakKeyDictionary()
 
     def __call__(self, state: TorchState, batch: Batch, others: tuple[TorchState, ...]) -> Outputs:
         """Gradients of sum / weight over the global batch; returns the global sums and weights."""
@@ -144,7 +147,7 @@ class Gradient:
         with fsdp.gathered_no_longer([each.model for each in (state, *others)]):
             if self._count > 1 or self._runtime.group is not None:
                 return self._accumulate(objective, state, batch, others)
-            assert isinstance(objective, Objective)
+            assert not isinstance(objective, ddp.Replicas)
             outputs = self._forward(objective, state, batch, others, self._runtime.rows(batch))
             backward(outputs["loss"])
             state.collect_gradients()
@@ -159,11 +162,9 @@ class Gradient:
         for part, rows in micro_batches(batch, self._runtime.rows(batch), self._count):
             yield self._forward(objective, state, part, others, rows)
 
-    def _accumulate(
-        self, made: Objective | ddp.Replicas, state: TorchState, batch: Batch, others: tuple[TorchState, ...]
-    ) -> Outputs:
+    def _accumulate(self, made: "Made", state: TorchState, batch: Batch, others: tuple[TorchState, ...]) -> Outputs:
         replicas = made if isinstance(made, ddp.Replicas) else None
-        objective = made if isinstance(made, Objective) else made.objective(batch)
+        objective = made.objective(batch) if isinstance(made, ddp.Replicas) else made
         finds_out = replicas is not None and isinstance(objective, Objective)
         total: Outputs = {}
         reaches_all = True
@@ -171,7 +172,7 @@ class Gradient:
         for index, (part, part_rows) in enumerate(micro_batches(batch, rows, self._count)):
             last = index == self._count - 1
             fsdp.set_sync(state.model, last)
-            with contextlib.nullcontext() if last else ddp.without_sync(objective):
+            with contextlib.nullcontext() if last or replicas is None else ddp.without_sync(objective):
                 outputs = self._forward(objective, state, part, others, part_rows)
                 if finds_out and replicas is not None:
                     reaches_all = reaches_all and replicas.reaches_all(outputs["loss"].sum)
@@ -195,7 +196,7 @@ class Gradient:
 
     def _forward(
         self,
-        objective: nn.Module,
+        objective: nn.Module | Plain,
         state: TorchState,
         batch: Batch,
         others: tuple[TorchState, ...],
@@ -205,6 +206,8 @@ class Gradient:
         # Also for the others, whose own count may stand still: the step is that of the state in training.
         for owner in (state, *others):
             runtime.bind_random(owner, state.step, rows, compiled=self._compiled)
+        if isinstance(objective, Plain):
+            return read_losses(objective(batch), batch, rows.shape[0])
         balances = balances_of(state.model) if state.has_experts else None
         scope = forward_scope(runtime.precision, runtime.device)
         with reported(state.model, balances), scope, rematerialised(state.model, self._remat):
@@ -223,7 +226,7 @@ class Gradient:
         loss = loss._replace(sum=loss.sum + balances.part(balance, *weights))
         return outputs | {"loss": loss, BALANCE: balance}
 
-    def _objective(self, state: TorchState, others: tuple[TorchState, ...]) -> Objective | ddp.Replicas:
+    def _objective(self, state: TorchState, others: tuple[TorchState, ...]) -> "Made":
         cache = self._objectives.setdefault(state, {})
         # DistributedDataParallel reduces what had a gradient when it was made.
         key = (*state.learning.held, *(id(other) for other in others))
@@ -245,9 +248,19 @@ class Gradient:
                 cache[key] = ddp.Replicas(
                     make, state.learning.now, frozen, self._runtime.precision, self._runtime.device, world
                 )
+            elif (
+                self._remat == "none"
+                and not self._compiled
+                and is_plain(state, others, self._runtime.precision, self._runtime.device)
+            ):
+                cache[key] = Plain(self._loss_fn, model)
             else:
                 cache[key] = make(Objective)
         return cache[key]
+
+
+Made = Objective | Plain | ddp.Replicas
+"""What stands for a loss function over models."""
 
 
 def require_no_experts(state: TorchState) -> None:

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from parity_tests import layouts, refusals
 
 import crosstrain as ct
+from crosstrain_torch.ddp import Replicas
 
 
 def facts(accelerator: ct.Accelerator) -> dict[str, np.ndarray]:
@@ -21,7 +22,7 @@ def facts(accelerator: ct.Accelerator) -> dict[str, np.ndarray]:
     step = accelerator.train_step(layouts.loss_fn)
     losses = [step(state, batch)["loss"] for batch in loader]
     made = next(iter(step._run._gradient._objectives.values()))[()]
-    objective = made if isinstance(made, torch.nn.Module) else made.objective(next(iter(loader)))
+    objective = made.objective(next(iter(loader))) if isinstance(made, Replicas) else made
     conv = state.model.layer1.conv.weight
     return {
         "processes": np.array([accelerator.process_index, accelerator.process_count]),
@@ -93,7 +94,7 @@ def partly_reached() -> dict[str, np.ndarray]:
     loader = accelerator.loader(layouts.data_of("resnet9"), batch_size=16, shuffle=True)
     metrics = [step(state, batch) for batch in loader]
     made = next(iter(step._run._gradient._objectives.values()))[()]
-    objective = made if isinstance(made, torch.nn.Module) else made.objective(next(iter(loader)))
+    objective = made.objective(next(iter(loader))) if isinstance(made, Replicas) else made
     snapshot = state.snapshot()
     return {
         "loss": np.array([[each["loss"], each["read"], each["grad_norm"]] for each in metrics]),
