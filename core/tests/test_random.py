@@ -82,6 +82,13 @@ def test_permutation_contains_every_example_once(size):
     np.testing.assert_array_equal(np.sort(order), np.arange(size))
 
 
+@pytest.mark.parametrize("size", [0, 1, 7, 1000, 100_000])
+@pytest.mark.parametrize("highest", [3, 2**63])
+def test_equal_keys_stay_in_their_order(size, highest):
+    keys = np.random.default_rng(size).integers(0, highest, size, np.uint64)
+    np.testing.assert_array_equal(random._ascending(keys), np.argsort(keys, kind="stable"))
+
+
 def test_permutation_differs_by_epoch_and_by_seed():
     orders = {tuple(random.permutation(seed, epoch, 50)) for seed in range(3) for epoch in range(4)}
     assert len(orders) == 12
