@@ -65,9 +65,26 @@ def test_a_signal_ends_all_processes_and_leaves_them_time(backend: str, name: st
     code, output = starting.finish(process)
     assert code == 128 + getattr(signal, name), output
     assert not [pid for pid in pids(tmp_path) if starting.alive(pid)]
-    if name != "SIGHUP":
-        assert all((tmp_path / f"left{index}").exists() for index in range(2)), output
-        assert "Traceback" not in output
+    assert all((tmp_path / f"left{index}").exists() for index in range(2)), output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.slow)])
+def test_a_job_that_was_started_by_nohup_outlives_its_terminal(backend: str, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which processes inherit; it is all that nohup does
+    try:
+        process = start(backend, "sleep", "sleep", tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    starting.wait_for(lambda: ready(tmp_path), process)
+    for pid in (process.pid, *pids(tmp_path)):
+        os.kill(pid, signal.SIGHUP)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    code, output = starting.finish(process)
+    assert code == 128 + signal.SIGTERM, output
+    assert all((tmp_path / f"left{index}").exists() for index in range(2)), output
 
 
 @pytest.mark.slow

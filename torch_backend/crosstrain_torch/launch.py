@@ -148,6 +148,9 @@ def _options(job: Job) -> list[str]:
     options = [f"--nproc-per-node={spec.processes or torch.cuda.device_count() or 1}"]
     options += [f"--max-restarts={spec.max_restarts}", f"--shutdown-timeout={max(1, round(spec.grace_s))}"]
     options += [f"--log-dir={job.folder / 'agent'}"]
+    if supervise.ignores_hangup():
+        # The agent would listen to SIGHUP all the same.
+        options += ["--signals-to-handle=SIGTERM,SIGINT,SIGQUIT"]
     if spec.hosts:
         return options + _meeting(spec, spec.node_count, job.node_rank, spec.hosts[0], spec.meeting_port)
     if step and step.nodes > 1:

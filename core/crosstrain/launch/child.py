@@ -24,7 +24,7 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 from crosstrain import backends
-from crosstrain.launch import reports
+from crosstrain.launch import reports, supervise
 from crosstrain.launch.engine import Place
 
 _WATCH_S = 0.5
@@ -55,6 +55,8 @@ def main() -> NoReturn:
         index = place.index if place else None
         # Some frameworks have taken SIGTERM for themselves when they joined.
         signal.signal(signal.SIGTERM, _stop)
+        if not supervise.ignores_hangup():
+            signal.signal(signal.SIGHUP, _hang_up)
         _run(arguments.script, arguments.module)
         code = 0
     except BaseException as error:
@@ -127,6 +129,11 @@ def _leave(code: int, parent: int) -> NoReturn:
 def _stop(number: int, frame: FrameType | None) -> None:
     """SIGTERM, for a script that does not listen to it itself: `finally` blocks run, nothing else does."""
     sys.exit(_STOPPED)
+
+
+def _hang_up(number: int, frame: FrameType | None) -> None:
+    """SIGHUP is SIGTERM, at which scripts save; by itself it would end the process at once."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave_with(parent: int, grace_s: float) -> None:

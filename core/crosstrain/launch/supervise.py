@@ -30,7 +30,8 @@ class _Signals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        old = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        heard = [number for number in _SIGNALS if not (number == signal.SIGHUP and ignores_hangup())]
+        old = {number: signal.signal(number, self._note) for number in heard}
         try:
             yield
         finally:
@@ -72,6 +73,11 @@ def run(commands: Mapping[int, list[str]], *, grace_s: float) -> list[Ended]:
             for process in processes.values():
                 kill_session(process.pid)
                 process.wait()
+
+
+def ignores_hangup() -> bool:
+    """Whether the job is to live on when its terminal is gone: it was started by `nohup`."""
+    return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def kill_session(pid: int) -> None:
