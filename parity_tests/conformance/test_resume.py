@@ -12,6 +12,7 @@ import pytest
 import crosstrain as ct
 from crosstrain.callbacks import Callback, Record, Run
 from crosstrain.checkpoint import Checkpoints
+from crosstrain.checkpoint.manifest import read_manifest
 from crosstrain.metrics import Metrics
 
 from .tasks import ADAM, DROPOUT_MLP, images, loss_fn, prepared
@@ -202,6 +203,17 @@ def test_the_best_evaluation_stays(make: Make, tmp_path: Path) -> None:
     assert len(steps) <= 2
 
 
+def test_only_a_state_that_was_evaluated_has_the_metrics_of_it(make: Make, tmp_path: Path) -> None:
+    """Five steps an epoch: no save at a multiple of three is of the state that was evaluated before it."""
+    between = {"every_steps": 3, "every_epoch": False, "keep_last": 9}
+    for folder, more, steps in (("plain", {}, []), ("best", {"keep_best": ct.Best("loss")}, [5, 10])):
+        fit(make, tmp_path / folder, epochs=2, spec=between | more)
+        checkpoints = Checkpoints(make(), tmp_path / folder)
+        found = {step: read_manifest(checkpoints.root / f"step_{step:08d}") for step in checkpoints.steps()}
+        assert list(found) == sorted([3, 6, 9, *steps])
+        assert [step for step, manifest in found.items() if manifest.metrics] == steps
+
+
 def test_saving_by_the_clock(make: Make, tmp_path: Path) -> None:
     fit(make, tmp_path, epochs=1, spec={"every_s": 1e-9, "every_epoch": False, "keep_last": 9})
     assert Checkpoints(make(), tmp_path).steps() == [1, 2, 3, 4, 5]
@@ -225,7 +237,10 @@ def test_resume_options(make: Make, options: dict[str, Any], message: str) -> No
         ({"every_steps": 0}, "every_steps must be at least 1, got every_steps=0"),
         ({"every_s": -1.0}, "every_s must be above 0 or None, got every_s=-1.0"),
         ({"signals": ("SIGNONE",)}, "signals must be names such as 'SIGTERM'"),
+        ({"signals": ("SIGKILL",)}, "of signals that a process hears of, got signals="),
         ({"keep_last": 0}, "keep_last must be at least 1, got keep_last=0"),
+        ({"keep_best": ct.Best("loss", count=0)}, "count must be at least 1, got count=0"),
+        ({"keep_best": "loss"}, "keep_best must be a Best or None, got keep_best='loss'"),
     ],
 )
 def test_checkpoint_specs_that_cannot_work(tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -2,8 +2,9 @@
 
 from crosstrain.checkpoint.manifest import Manifest
 from crosstrain.checkpoint.portable import Portable, Positioned, export, open_portable, restore, revive
+from crosstrain.checkpoint.rules import Best
 from crosstrain.checkpoint.saving import CheckpointSpec, Saver
-from crosstrain.checkpoint.series import Best, Checkpoints
+from crosstrain.checkpoint.series import Checkpoints
 from crosstrain.checkpoint.writer import Writer
 
 __all__ = [

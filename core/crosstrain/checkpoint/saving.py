@@ -14,7 +14,8 @@ import numpy as np
 from crosstrain.callbacks import Callback, Record, Run
 from crosstrain.callbacks.states import State, load_states, states_of
 from crosstrain.checkpoint.manifest import Manifest
-from crosstrain.checkpoint.series import Best, Checkpoints, require_rules
+from crosstrain.checkpoint.rules import Best, require_rules
+from crosstrain.checkpoint.series import Checkpoints
 from crosstrain.errors import ConfigError, CrosstrainError, require_count
 from crosstrain.metrics import Metrics
 
@@ -38,7 +39,7 @@ class CheckpointSpec:
         every_epoch: save at the end of every epoch, after its evaluation.
         keep_last: how many of the newest stay.
         keep_every: steps that are multiples of it stay, too.
-        keep_best: the best by a metric of the evaluation stay, too.
+        keep_best: the best by a metric of the evaluation stay, too. Every evaluation is then followed by a save.
         signals: names of signals at which the run saves and ends, such as those that Slurm sends before it requeues.
         on_exception: save when training ends by an exception; with one process.
 
@@ -62,9 +63,11 @@ class CheckpointSpec:
         require_rules(self.keep_last, self.keep_every, self.keep_best)
         if self.every_s is not None and not self.every_s > 0:
             raise ConfigError(f"every_s must be above 0 or None, got every_s={self.every_s}.")
-        unknown = [name for name in self.signals if not hasattr(signal, name)]
-        if unknown:
-            raise ConfigError(f"signals must be names such as 'SIGTERM', got signals={self.signals}.")
+        if not set(self.signals) <= set(signal.Signals.__members__) - {"SIGKILL", "SIGSTOP"}:
+            raise ConfigError(
+                f"signals must be names such as 'SIGTERM', of signals that a process hears of, got "
+                f"signals={self.signals}."
+            )
 
 
 class Saver(Callback):
@@ -150,11 +153,13 @@ class Saver(Callback):
     def on_epoch_end(self, run: Run) -> None:
         """Saves, with the metrics of this epoch's evaluation; a save after its last step learns that it has ended."""
         self.ended_at, self._states = run.state.step, None
-        if self._spec.every_epoch or self._saved_step == run.state.step:
+        compared = self._spec.keep_best is not None and self._metrics
+        if self._spec.every_epoch or compared or self._saved_step == run.state.step:
             self._take_position(run)
             # A loop that stopped by itself after the last batch stands at the end of this epoch, not before the next.
             over = self._position["batch"] == 0
             self.save(run, epoch=run.epoch + over)
+        self._metrics = {}  # a later state was not evaluated
 
     def on_exception(self, run: Run, error: BaseException) -> None:
         """Saves the state after the last whole step, as far as that is there."""

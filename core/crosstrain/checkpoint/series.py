@@ -6,18 +6,18 @@ import logging
 import math
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
 from crosstrain.checkpoint.files import commit, lock, record_file, refused_writes
 from crosstrain.checkpoint.folders import committed_steps, drop_drafts, folder_of, remove, set_aside, taken_steps
 from crosstrain.checkpoint.manifest import NAME, Manifest, read_manifest, verify_files, write_manifest
 from crosstrain.checkpoint.matching import note_differences, require_optimizer
 from crosstrain.checkpoint.portable import Positioned, make_manifest, put_back
+from crosstrain.checkpoint.rules import Best, require_rules
 from crosstrain.checkpoint.together import on_all, on_main, require_together
 from crosstrain.checkpoint.writer import Writer, written
-from crosstrain.errors import CheckpointError, ConfigError, require_count
+from crosstrain.errors import CheckpointError
 from crosstrain.snapshot import check_shapes
 from crosstrain.state import TrainState
 
@@ -26,21 +26,6 @@ if TYPE_CHECKING:
 
 _NATIVE = "native"
 logger = logging.getLogger("crosstrain")
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """Which checkpoints are best.
-
-    Attributes:
-        metric: a name among the `metrics` of `save`; a value that is not finite is never the best.
-        mode: whether the largest or the smallest value is best.
-        count: how many are kept.
-    """
-
-    metric: str
-    mode: Literal["max", "min"] = "min"
-    count: int = 1
 
 
 class Checkpoints:
@@ -60,7 +45,7 @@ class Checkpoints:
         keep_best: the best by a metric stay, too.
 
     Raises:
-        ConfigError: a count below 1, or an unknown mode.
+        ConfigError: as `require_rules`.
     """
 
     def __init__(
@@ -335,16 +320,3 @@ class Checkpoints:
         scores = {step: score for step, score in scores.items() if math.isfinite(score)}
         ranked = sorted(scores, key=lambda step: (scores[step], step), reverse=best.mode == "max")
         return set(ranked[: best.count])
-
-
-def require_rules(keep_last: int, keep_every: int | None, keep_best: Best | None) -> None:
-    """Refuses rules that cannot decide what stays.
-
-    Raises:
-        ConfigError: a count below 1, or an unknown mode.
-    """
-    require_count("keep_last", keep_last)
-    if keep_every is not None:
-        require_count("keep_every", keep_every)
-    if keep_best is not None and keep_best.mode not in ("max", "min"):
-        raise ConfigError(f"mode must be 'max' or 'min', got mode={keep_best.mode!r}.")
