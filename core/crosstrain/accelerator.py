@@ -18,7 +18,7 @@ from crosstrain.abstract import abstractmethod
 from crosstrain.data.loader import Loader, LoaderSpec, TransformLike, TransformOn
 from crosstrain.data.resident import Resident
 from crosstrain.deepspeed import DeepSpeed
-from crosstrain.errors import ConfigError, DataError
+from crosstrain.errors import ConfigError, DataError, require_spec
 from crosstrain.exchange import Call
 from crosstrain.folding import words
 from crosstrain.handover import HandOver
@@ -115,9 +115,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
                 "Use mesh=ct.MeshSpec(fsdp=N), which splits what ZeRO does, or the torch engine."
             )
         if deepspeed is not None and islands:
-            raise ConfigError(
-                f"deepspeed must be None on islands, whose processes share nothing, got {deepspeed}. Use one."
-            )
+            raise ConfigError(f"deepspeed must be None on islands, which share nothing, got {deepspeed}. Use one.")
         self.precision, self.deepspeed = Precision.parse(precision), deepspeed
         require_casting(self.precision, self.backend, self._castings)
         self.seed = seed
@@ -128,6 +126,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         self.mesh_sizes = self._fit_mesh(mesh or MeshSpec())
         if deepspeed is not None:
             deepspeed.require_mesh(self.mesh_sizes)
+        require_spec("sharding", sharding, ShardingRules, "ct.ShardingRules()")
         self.sharding = sharding or ShardingRules()
         self.debug = debug
         same = {"precision": self.precision, "mesh": self.mesh_sizes, "seed": seed, "nan_policy": nan_policy}
@@ -152,7 +151,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
 
         Raises:
             ModelError: the model belongs to another framework.
-            ConfigError: `optimizer` is not an `OptimizerSpec`.
+            ConfigError: `optimizer` is not an `OptimizerSpec`, or `average` no `Averaging`.
         """
         if inspect.isroutine(model) or isinstance(model, functools.partial):
             model = self._make_model(model)
@@ -163,6 +162,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
                 f"optimizer must be an OptimizerSpec, got {type(optimizer).__name__}. "
                 "Use ct.sgd, ct.adamw or another of ct.optim; the engine builds the native optimizer from it."
             )
+        require_spec("average", average, Averaging, "ct.ema(0.999)")
         config = self._config_of(model)  # before FSDP gives the module a class of its own
         state = self._prepare(model, optimizer, average)
         state.model_config = config

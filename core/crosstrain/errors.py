@@ -30,6 +30,18 @@ def require_count(name: str, value: object, kind: "type[CrosstrainError] | None"
         raise error(f"{name} must be at least 1, got {name}={value}.")
 
 
+def require_spec(name: str, value: object, kind: type, example: str) -> None:
+    """Refuses what is neither None nor of the class that an option takes.
+
+    Raises:
+        ConfigError: says what was given, and an example.
+    """
+    if value is not None and not isinstance(value, kind):
+        raise ConfigError(
+            f"{name} must be an instance of {kind.__name__}, got {name}={value!r}. Use for example {example}."
+        )
+
+
 def require_folder(name: str, path: Path) -> None:
     """Refuses where no folder can be: something else is there already.
 

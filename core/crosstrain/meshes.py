@@ -10,7 +10,7 @@ import numpy as np
 from crosstrain.abstract import abstractmethod
 from crosstrain.data.placement import Augment, Placement
 from crosstrain.data.resident import Resident, as_arrays
-from crosstrain.errors import ConfigError
+from crosstrain.errors import ConfigError, require_spec
 from crosstrain.mesh import MeshSpec
 from crosstrain.precision import Casting, Precision
 from crosstrain.sharding import BATCH_AXES, PIPELINE_AXIS, SEQUENCE_AXIS, ShardingRules
@@ -105,6 +105,7 @@ class Meshes:
         )
 
     def _fit_mesh(self, mesh: MeshSpec) -> dict[str, int]:
+        require_spec("mesh", mesh, MeshSpec, "ct.MeshSpec(fsdp=8)")
         sizes = fit_mesh(mesh, self.device_count, self.backend, self._mesh_axes)
         require_reducible(self.precision, sizes)
         return sizes

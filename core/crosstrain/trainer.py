@@ -11,7 +11,7 @@ from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback, Run
 from crosstrain.data.phases import Batches, require_batches
 from crosstrain.data.viewing import Views
-from crosstrain.errors import CheckpointError, ConfigError, require_count
+from crosstrain.errors import CheckpointError, ConfigError, require_count, require_spec
 from crosstrain.metrics import MetricSum
 from crosstrain.state import TrainState, require_states
 from crosstrain.step import Compile, LossFn, Remat, StepOptions
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from crosstrain.checkpoint import CheckpointSpec, Saver
     from crosstrain.trackers import Tracker
     from crosstrain.training.lr_find import RangeCurve, RangeTest
+
+_CHECKPOINTS = "checkpoints=ct.CheckpointSpec(root='runs/mine')"
 
 
 class Trainer(Recipes):
@@ -173,8 +175,9 @@ class Trainer(Recipes):
             CheckpointError: there is no checkpoint, or as `fit`.
             ConfigError: as `fit`.
         """
-        from crosstrain.checkpoint import Checkpoints
+        from crosstrain.checkpoint import Checkpoints, CheckpointSpec
 
+        require_spec("checkpoints", checkpoints, CheckpointSpec, _CHECKPOINTS)
         if not Checkpoints(self.accelerator, checkpoints.root).steps():
             raise CheckpointError(
                 f"root must hold a checkpoint to resume from, got root={str(checkpoints.root)!r} without one. Give the "
@@ -254,11 +257,12 @@ class Trainer(Recipes):
                 f"resume must be None, or 'auto' together with checkpoints, got resume={resume!r} and "
                 f"checkpoints={checkpoints}. Pass checkpoints=ct.CheckpointSpec(root=...)."
             )
-        run.checkpoints = checkpoints
         if checkpoints is None:
             return ()
-        from crosstrain.checkpoint import Saver
+        from crosstrain.checkpoint import CheckpointSpec, Saver
 
+        require_spec("checkpoints", checkpoints, CheckpointSpec, _CHECKPOINTS)
+        run.checkpoints = checkpoints
         saver = Saver(self.accelerator, loader, checkpoints, self._callbacks)
         if resume and saver.resume(run) is not None and run.epochs is not None:
             # The loader stood anywhere before; epochs of a `PhasedLoader` differ in length.

@@ -110,6 +110,13 @@ def test_no_model_and_no_optimizer(model: Any, optimizer: Any, message: str) -> 
         ct.estimate_memory(model, optimizer, backend="torch")
 
 
+@pytest.mark.parametrize("options", [{"mesh": {"fsdp": 8}}, {"average": 0.9}, {"sharding": "fsdp"}], ids=str)
+def test_specs_of_another_kind(options: dict[str, Any]) -> None:
+    name = next(iter(options))
+    with pytest.raises(ct.ConfigError, match=f"{name} must be an instance of .*, got {name}="):
+        ct.estimate_memory(ct.models.MLPConfig(), ct.sgd(0.1), backend="torch", **options)
+
+
 def test_an_estimate_is_frozen() -> None:
     found = ct.estimate_memory(ct.models.MLPConfig(), ct.sgd(0.1), backend="torch")
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -43,6 +43,11 @@ def test_another_engines_name_for_a_subclass(backend: str) -> None:
             {"mesh": ct.MeshSpec(data=7)},
             r"multiply to the device count, got data=7 \(7 devices\) on 1. Set one axis to -1",
         ),
+        (
+            {"mesh": {"fsdp": 8}},
+            "mesh must be an instance of MeshSpec, got mesh={'fsdp': 8}. Use for example ct.MeshSpec",
+        ),
+        ({"sharding": {"mlp": "fsdp"}}, "sharding must be an instance of ShardingRules, got"),
         ({"mesh": ct.MeshSpec(fsdp=2)}, r"must divide the device count, got .*fsdp=2 \(2 devices\) on 1"),
     ],
     ids=lambda value: str(value)[:30] if isinstance(value, dict) else "",
@@ -75,6 +80,11 @@ def test_a_model_class_instead_of_an_instance(make: Make, backend: str) -> None:
 def test_a_native_optimizer_instead_of_a_spec(make: Make, backend: str) -> None:
     with pytest.raises(ct.ConfigError, match=r"optimizer must be an OptimizerSpec, got \w+. Use ct.sgd"):
         make().prepare(native(backend).Linear(), native(backend).optimizer())
+
+
+def test_a_decay_instead_of_an_average(make: Make, backend: str) -> None:
+    with pytest.raises(ct.ConfigError, match=r"average must be an instance of Averaging, got average=0.9.*ct.ema"):
+        make().prepare(native(backend).Linear(), ct.sgd(0.1), average=0.9)  # type: ignore[arg-type]
 
 
 def test_labels_out_of_range(make: Make) -> None:

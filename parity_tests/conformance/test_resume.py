@@ -224,6 +224,7 @@ def test_saving_by_the_clock(make: Make, tmp_path: Path) -> None:
     [
         ({"resume": "auto"}, "resume must be None, or 'auto' together with checkpoints"),
         ({"resume": "latest"}, "got resume='latest'"),
+        ({"checkpoints": "runs"}, "checkpoints must be an instance of CheckpointSpec, got checkpoints='runs'. Use"),
     ],
 )
 def test_resume_options(make: Make, options: dict[str, Any], message: str) -> None:
@@ -240,7 +241,7 @@ def test_resume_options(make: Make, options: dict[str, Any], message: str) -> No
         ({"signals": ("SIGKILL",)}, "of signals that a process hears of, got signals="),
         ({"keep_last": 0}, "keep_last must be at least 1, got keep_last=0"),
         ({"keep_best": ct.Best("loss", count=0)}, "count must be at least 1, got count=0"),
-        ({"keep_best": "loss"}, "keep_best must be a Best or None, got keep_best='loss'"),
+        ({"keep_best": "loss"}, "keep_best must be an instance of Best, got keep_best='loss'"),
     ],
 )
 def test_checkpoint_specs_that_cannot_work(tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -1,9 +1,9 @@
 """Which checkpoints of a run stay: `Best`, and what rules must be."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from crosstrain.errors import ConfigError, require_count
+from crosstrain.errors import ConfigError, require_count, require_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Best:
     count: int = 1
 
 
-def require_rules(keep_last: int, keep_every: int | None, keep_best: Any) -> None:
+def require_rules(keep_last: int, keep_every: int | None, keep_best: Best | None) -> None:
     """Refuses rules that cannot decide what stays.
 
     Raises:
@@ -30,10 +30,9 @@ def require_rules(keep_last: int, keep_every: int | None, keep_best: Any) -> Non
     require_count("keep_last", keep_last)
     if keep_every is not None:
         require_count("keep_every", keep_every)
+    require_spec("keep_best", keep_best, Best, "keep_best=ct.Best('loss')")
     if keep_best is None:
         return
-    if not isinstance(keep_best, Best):
-        raise ConfigError(f"keep_best must be a Best or None, got keep_best={keep_best!r}. Use ct.Best('loss').")
     require_count("count", keep_best.count)
     if keep_best.mode not in ("max", "min"):
         raise ConfigError(f"mode must be 'max' or 'min', got mode={keep_best.mode!r}.")

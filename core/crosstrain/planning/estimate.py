@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from crosstrain import backends
-from crosstrain.errors import ConfigError
+from crosstrain.errors import ConfigError, require_spec
 from crosstrain.mesh import MeshSpec
 from crosstrain.meshes import fit_mesh
 from crosstrain.models.spec import ModelConfig
@@ -115,6 +115,9 @@ def estimate_memory(
         raise ConfigError(
             f"optimizer must be an OptimizerSpec, got {_named(optimizer)}. Use for example ct.adamw(1e-3)."
         )
+    require_spec("mesh", mesh, MeshSpec, "ct.MeshSpec(fsdp=8)")
+    require_spec("sharding", sharding, ShardingRules, "ct.ShardingRules()")
+    require_spec("average", average, Averaging, "ct.ema(0.999)")
     setup = Setup(
         model=model,
         optimizer=optimizer,
