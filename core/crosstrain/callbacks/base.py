@@ -90,20 +90,33 @@ class Speed:
     def __init__(self, step: int, batch_size: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self._step, self.batch_size, self._clock = step, batch_size, clock
         self._then = clock()
+        self._before, self._sent = (step, self._then), step
 
-    def lap(self, step: int) -> float:
-        """The speed since the last lap, now that `step` steps are done; the first one includes compilation."""
+    def lap(self, step: int, sent: int) -> float:
+        """The speed since the last lap, now that `step` steps are done; the first one includes compilation.
+
+        Where nothing was sent to the device since, it may have been done at the last lap already, and no time has
+        passed: the speed is that since the lap before.
+
+        Args:
+            step: optimizer steps whose metrics were read.
+            sent: optimizer steps that were sent to the device.
+        """
         now = self._clock()
-        speed = (step - self._step) * self.batch_size / max(now - self._then, 1e-9)
+        if sent != self._sent:
+            self._before, self._sent = (self._step, self._then), sent
+        begun, then = self._before
         self._step, self._then = step, now
-        return speed
+        return (step - begun) * self.batch_size / max(now - then, 1e-9)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Leaves the time of an evaluation out."""
         before = self._clock()
         yield
-        self._then += self._clock() - before
+        away = self._clock() - before
+        self._then += away
+        self._before = self._before[0], self._before[1] + away
 
 
 EVENTS = (

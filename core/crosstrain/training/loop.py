@@ -150,7 +150,7 @@ class Loop:
         pending, self._pending = self._pending, []
         # Reading waits for those steps, so the clock is read when they are done.
         found = [(step, dict(metrics)) for step, metrics in pending]
-        speed = self._speed.lap(found[-1][0]) if found else 0.0
+        speed = self._speed.lap(found[-1][0], self._run.state.step) if found else 0.0
         for step, values in found:
             record = Record(step=step, epoch=self._run.epoch, values=values | {"examples_per_second": speed})
             self._history.train.append(record)
