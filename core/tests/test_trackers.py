@@ -92,9 +92,20 @@ def test_text_keeps_its_lines_when_a_column_is_added(tmp_path: Path) -> None:
     tracker = ct.trackers.Csv(tmp_path / "run.csv")
     tracker.start({}, 0)
     tracker.log(1, {"text": "two\nlines"})
-    tracker.log(2, {"loss": 1.0})
+    tracker.log(2, {"a\u2028name": 1.0})
+    tracker.log(3, {"loss": 1.0})
     tracker.finish(None)
-    assert [each["text"] for each in tracker._read()] == ["two\nlines", ""]
+    assert [each["text"] for each in tracker._read()] == ["two\nlines", "", ""]
+    assert [each["a\u2028name"] for each in tracker._read()] == ["", "1.0", ""]
+
+
+@pytest.mark.parametrize("kind", [ct.trackers.Csv, ct.trackers.JsonLines])
+def test_who_may_read_a_file_still_may_when_it_is_rewritten(kind: Any, tmp_path: Path) -> None:
+    tracker = kind(tmp_path / "run")
+    run_twice(tracker)
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert tracker.path.stat().st_mode == plain.stat().st_mode
 
 
 def test_a_directory_is_no_file(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Runs as files that need no library: JSON lines and CSV."""
 
 import csv
+import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -39,7 +41,7 @@ class _File:
                 self._move_aside()
             else:
                 self._rewrite(each for each in self._read() if int(each["step"]) <= step)
-        self._file = self.path.open("a", newline="")
+        self._file = self.path.open("a", newline="", encoding="utf-8")
 
     def _move_aside(self) -> int:
         number = 1
@@ -51,11 +53,12 @@ class _File:
     def _rewrite(self, records: Iterable[Mapping[str, Any]]) -> None:
         """All at once or not at all."""
         with tempfile.NamedTemporaryFile(
-            "w", prefix=self.path.name, dir=self.path.parent, newline="", delete=False
+            "w", prefix=self.path.name, dir=self.path.parent, newline="", encoding="utf-8", delete=False
         ) as file:
             self._write(file, list(records))
             file.flush()
             os.fsync(file.fileno())
+        shutil.copymode(self.path, file.name)  # a temporary file is its owner's alone
         os.replace(file.name, self.path)
 
     def _read(self) -> list[dict[str, Any]]:
@@ -95,7 +98,7 @@ class JsonLines(_File):
         self._file.flush()
 
     def _read(self) -> list[dict[str, Any]]:
-        lines = self.path.read_text().splitlines(keepends=True)
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def _write(self, file: IO[str], records: list[Mapping[str, Any]]) -> None:
@@ -120,7 +123,7 @@ class Csv(_File):
         """See `Tracker`."""
         self._open(step)
         self._read()
-        self._settings.write_text(json.dumps(plain(config), indent=2) + "\n")
+        self._settings.write_text(json.dumps(plain(config), indent=2) + "\n", encoding="utf-8")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker`."""
@@ -131,7 +134,7 @@ class Csv(_File):
             self._columns += [name for name in record if name not in self._columns]
             self._file.close()
             self._rewrite([*records, record])
-            self._file = self.path.open("a", newline="")
+            self._file = self.path.open("a", newline="", encoding="utf-8")
         else:
             csv.DictWriter(self._file, self._columns).writerow(record)
             self._file.flush()
@@ -147,9 +150,9 @@ class Csv(_File):
         return number
 
     def _read(self) -> list[dict[str, Any]]:
-        text = self.path.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        rows = csv.DictReader(whole.splitlines(keepends=True))
+        with self.path.open(newline="", encoding="utf-8") as file:
+            text = file.read()
+        rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
         self._columns = list(rows.fieldnames or [])
         return list(rows)
 
