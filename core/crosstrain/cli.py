@@ -2,7 +2,6 @@
 
 import sys
 
-from rich.console import Console
 from tyro.extras import SubcommandApp
 
 from crosstrain.checkpoint.command import convert, diff, inspect, verify
@@ -13,6 +12,7 @@ from crosstrain.launch.command import launch, with_separator
 from crosstrain.parity.command import parity
 from crosstrain.planning.command import plan
 from crosstrain.planning.estimate_command import estimate_memory
+from crosstrain.terminal import plain_console
 from crosstrain.training.command import lr_find
 
 
@@ -32,6 +32,6 @@ def main() -> None:
             args=with_separator(sys.argv[1:]),
         )
     except CrosstrainError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        plain_console(stderr=True).print(f"error: {error}", style="red", highlight=False)
         status = 2
     sys.exit(status)

@@ -2,12 +2,12 @@
 
 import platform
 
-from rich.console import Console
 from rich.table import Table
 
 from crosstrain import backends
 from crosstrain._version import __version__
 from crosstrain.accelerator import Accelerator
+from crosstrain.terminal import plain_console
 
 
 def facts() -> dict[str, dict[str, str]]:
@@ -34,5 +34,5 @@ def env() -> int:
         for index, (name, value) in enumerate(values.items()):
             table.add_row(section if index == 0 else "", name, value)
         table.add_section()
-    Console().print(table)
+    plain_console().print(table)
     return 0

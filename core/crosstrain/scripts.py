@@ -19,7 +19,8 @@ def load_script(path: Path, what: str) -> ModuleType:
         ConfigError: no such file, or no Python file.
     """
     if not path.is_file():
-        raise ConfigError(f"{what} must be a Python file, got {path}, which does not exist.")
+        why = "is a folder" if path.is_dir() else "does not exist"
+        raise ConfigError(f"{what} must be a Python file, got {path}, which {why}.")
     spec = importlib.util.spec_from_file_location(f"crosstrain_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{what} must be a Python file, got {path}.")

@@ -97,3 +97,16 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
             main()
         assert ended.value.code == status
     assert "error: a checkpoint must be a directory with a checkpoint.json" in capsys.readouterr().err.replace("\n", "")
+
+
+@pytest.mark.parametrize("name", ["run [lr=0.1]", "run[", "[", "a:x:b", "x[b]/y[/b]/z[/x]"])
+def test_a_path_is_printed_as_it_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(Path(name), WEIGHTS)
+    out = path.parent / f"{path.name}.out"
+    assert (inspect(path), convert(path, out)) == (0, 0)
+    found = capsys.readouterr().out
+    assert name in found.splitlines()[0]
+    assert f"wrote {out}: 1 files" in found

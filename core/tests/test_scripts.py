@@ -34,6 +34,8 @@ def test_a_script_is_run_again_each_time(tmp_path):
 def test_what_is_no_script_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"the port must be a Python file, got .*nothing.py, which does not exist"):
         load_script(tmp_path / "nothing.py", "the port")
+    with pytest.raises(ConfigError, match=r"the port must be a Python file, got .*, which is a folder"):
+        load_script(tmp_path, "the port")
     (tmp_path / "text.txt").write_text("x = 1\n")
     with pytest.raises(ConfigError, match="must be a Python file"):
         load_script(tmp_path / "text.txt", "the port")

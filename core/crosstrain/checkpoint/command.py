@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +17,7 @@ from crosstrain.checkpoint.portable import SHARD_BYTES, open_portable
 from crosstrain.checkpoint.shards import write_shards
 from crosstrain.errors import CheckpointError
 from crosstrain.snapshot import LazyArrays, shape_of
+from crosstrain.terminal import plain_console
 
 _SHOWN = 20
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -30,7 +30,7 @@ def inspect(path: Folder) -> int:
         path: its directory.
     """
     manifest = read_manifest(path)
-    console = Console()
+    console = plain_console()
     facts = Table(show_header=False, title=str(path), title_justify="left")
     for name, value in _facts(manifest).items():
         facts.add_row(name, Text(value))
@@ -56,7 +56,7 @@ def verify(path: Folder) -> int:
     manifest = read_manifest(path)
     verify_files(path, manifest)
     size = sum(record.size for record in manifest.all_files)
-    Console().print(f"whole: {len(manifest.all_files)} files, {size:,} bytes, step {manifest.step}")
+    plain_console().print(f"whole: {len(manifest.all_files)} files, {size:,} bytes, step {manifest.step}")
     return 0
 
 
@@ -73,7 +73,7 @@ def diff(a: Folder, b: Folder) -> int:
     one, other = (open_portable(path).snapshot.sections() for path in (a, b))
     names = [name for name in {**one, **other} if name != "native"]  # each engine has its own
     rows = [row for name in names for row in _differences(name, one.get(name, {}), other.get(name, {}))]
-    console = Console()
+    console = plain_console()
     if not rows:
         console.print("equal in every array")
         return 0
@@ -116,7 +116,7 @@ def convert(
         where = {name: shard.file for shard in shards for name in shard.names}
         index = {"metadata": {"total_size": sum(shard.size for shard in shards)}, "weight_map": where}
         (draft / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
-    Console().print(f"wrote {out}: {len(shards)} files, {len(where)} arrays")
+    plain_console().print(f"wrote {out}: {len(shards)} files, {len(where)} arrays")
     return 0
 
 

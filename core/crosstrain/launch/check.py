@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from crosstrain import models, optim
 from crosstrain.accelerator import Accelerator
 from crosstrain.errors import CollectiveError
 from crosstrain.launch.supervise import say
+from crosstrain.terminal import plain_console
 
 TIMEOUT_S = 120.0
 """A check that takes longer waits for a process that it cannot reach. The first one compiles."""
@@ -151,7 +151,7 @@ def main(backend: str) -> int:
         everyone, f"{backend}: {accelerator.device_count} devices, {accelerator.process_count} processes"
     )
     if accelerator.is_main_process:
-        Console().print(table)
+        plain_console().print(table)
         print(f"Something is wrong.\n{fixes}" if fixes else "Everything works.", flush=True)
     accelerator.close()
     return 1 if fixes else 0

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from crosstrain.parity.compare import FLOAT64_LIMIT, Comparison, relative_difference
 from crosstrain.parity.recipe import Trace
+from crosstrain.terminal import plain_console
 
 
 def shown_steps(count: int) -> list[int]:
@@ -107,5 +108,5 @@ def single_view(name: str, runs: tuple[Trace, ...]) -> RenderableType:
 
 def report_console() -> Console:
     """Where reports are printed: wide enough for the tables also when the output is a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=132)
+    console = plain_console()
+    return console if console.is_terminal else plain_console(width=132)

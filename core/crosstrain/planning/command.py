@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from crosstrain import backends
 from crosstrain.errors import ConfigError
@@ -16,6 +15,7 @@ from crosstrain.planning.job import load_job
 from crosstrain.planning.planner import plan as plan_step
 from crosstrain.planning.sweep import candidates, sweep
 from crosstrain.planning.tables import report_table, sweep_table
+from crosstrain.terminal import plain_console
 
 
 def plan(
@@ -45,12 +45,12 @@ def plan(
     chips = Topology.parse(topology, slices)
     meshes = [parse_mesh(each) for each in mesh] or ([] if sweep_meshes else [MeshSpec()])
     backend = backends.name_of(backend)
-    console = Console()
+    console = plain_console()
     one = functools.partial(plan_step, load_job(script, backend), chips, backend=backend)
     if not sweep_meshes and len(meshes) == 1:
         report = one(meshes[0])
         if shardings:
-            console.print(report.measured.plan.table(), markup=False, highlight=False)
+            console.print(report.measured.plan.table(), highlight=False)
         console.print(report_table(report), highlight=False)
         return 1 if report.fits is False else 0
     tried = list(dict.fromkeys([*meshes, *(candidates(chips.chips) if sweep_meshes else ())]))

@@ -8,7 +8,6 @@ from typing import Any
 
 import tyro
 import yaml
-from rich.console import Console
 
 from crosstrain import backends, optim
 from crosstrain.errors import ConfigError
@@ -19,6 +18,7 @@ from crosstrain.planning.command import parse_mesh
 from crosstrain.planning.estimate import estimate
 from crosstrain.planning.job import Setup, load_job
 from crosstrain.precision import Precision
+from crosstrain.terminal import plain_console
 
 OPTIMIZERS = ("adafactor", "adagrad", "adam", "adamw", "lamb", "lion", "muon", "nadam", "radam", "rmsprop", "sgd")
 """Functions of `crosstrain.optim`."""
@@ -61,11 +61,11 @@ def estimate_memory(
     if precision is not None:
         setup = dataclasses.replace(setup, precision=Precision.parse(precision))
     found = estimate(setup, backend, parse_mesh(mesh))
-    console = Console()
+    console = plain_console()
     if shardings:
         each = found.whole.parameters / found.plan.size
-        console.print(found.plan.table(bytes_per_element=each), markup=False, highlight=False, soft_wrap=True)
-    console.print(found.table(), markup=False, highlight=False, soft_wrap=True)
+        console.print(found.plan.table(bytes_per_element=each), highlight=False, soft_wrap=True)
+    console.print(found.table(), highlight=False, soft_wrap=True)
     return 0
 
 

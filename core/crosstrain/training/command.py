@@ -15,12 +15,11 @@ The script defines, at its top level, `build_trainer(backend)`, which returns a 
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from crosstrain.data.loader import Loader
 from crosstrain.data.phases import Batches, PhasedLoader
 from crosstrain.errors import ConfigError
 from crosstrain.scripts import load_script
+from crosstrain.terminal import plain_console
 from crosstrain.trainer import Trainer
 from crosstrain.training.figures import require_image
 from crosstrain.training.lr_find import RangeTest
@@ -50,8 +49,8 @@ def lr_find(
     trainer, loader = read_trainer(script, backend)
     curve = trainer.lr_find(loader, test)
     if trainer.accelerator.is_main_process:
-        console = Console()
-        console.print(curve.text(width=max(min(console.width, 100) - 12, 20)), markup=False, highlight=False)
+        console = plain_console()
+        console.print(curve.text(width=max(min(console.width, 100) - 12, 20)), highlight=False)
         curve.plot(out)
         console.print(f"wrote {out}", highlight=False)
     return 0
