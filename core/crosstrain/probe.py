@@ -64,6 +64,30 @@ class ModuleSettings:
     values: Mapping[str, Setting] = field(default_factory=dict)
 
 
+SAME = "SAME"
+"""Padding by which a convolution gives size / stride outputs, rounded up: it depends on the size where strides are."""
+
+
+def same_padding(
+    kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...], sizes: tuple[int, ...] | None = None
+) -> tuple[int, ...] | str:
+    """`SAME` in numbers, before and behind each dimension; of an odd number the larger half is behind.
+
+    Args:
+        kernel: of the convolution, as the others.
+        stride: see `kernel`.
+        dilation: see `kernel`.
+        sizes: of its input; without them, what has strides stays `SAME`.
+    """
+    if sizes is None and any(each > 1 for each in stride):
+        return SAME
+    found: list[int] = []
+    for k, s, d, size in zip(kernel, stride, dilation, sizes or kernel, strict=True):
+        total = max((-(-size // s) - 1) * s + d * (k - 1) + 1 - size, 0)
+        found += [total // 2, total - total // 2]
+    return tuple(found)
+
+
 MACHINE_EPS = "machine"
 """An eps that is the machine epsilon of the layer's input."""
 

@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from crosstrain.probe import ELEMENTS, MACHINE_EPS, Event, ModuleSettings, Probe, dropout_values, dropped_channels
+from crosstrain.probe import (
+    ELEMENTS,
+    MACHINE_EPS,
+    Event,
+    ModuleSettings,
+    Probe,
+    dropout_values,
+    dropped_channels,
+    same_padding,
+)
 from crosstrain.step import LossFn
 from crosstrain_jax import naming
 from crosstrain_jax.collectives import read
@@ -206,17 +215,26 @@ def _norm(module: nnx.Module) -> ModuleSettings | None:
 
 
 def _conv(module: nnx.Conv) -> dict[str, Any]:
-    size = len(module.kernel_size)
-    padding = module.padding
-    if padding == "VALID":
-        padding = 0
-    if isinstance(padding, int):
-        padding = ((padding, padding),) * size
+    kernel = tuple(module.kernel_size)
+    stride, dilation = (_per_dimension(each, len(kernel)) for each in (module.strides, module.kernel_dilation))
+    match module.padding:
+        case "SAME":
+            padding = same_padding(kernel, stride, dilation)
+        case "CAUSAL":
+            padding = (dilation[0] * (kernel[0] - 1), 0)
+        case "VALID":
+            padding = (0, 0) * len(kernel)
+        case int() as width:
+            padding = (width, width) * len(kernel)
+        case str() as name:
+            padding = name
+        case pairs:
+            padding = tuple(p for pair in pairs for p in _pair(pair))
     return {
-        "kernel": tuple(module.kernel_size),
-        "stride": _per_dimension(module.strides, size),
-        "padding": padding if isinstance(padding, str) else tuple(p for pair in padding for p in _pair(pair)),
-        "dilation": _per_dimension(module.kernel_dilation, size),
+        "kernel": kernel,
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
         "groups": module.feature_group_count,
         "bias": module.use_bias,
     }

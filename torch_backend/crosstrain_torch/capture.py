@@ -12,7 +12,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from crosstrain.probe import ELEMENTS, MACHINE_EPS, Event, ModuleSettings, Probe, dropout_values, dropped_channels
+from crosstrain.probe import (
+    ELEMENTS,
+    MACHINE_EPS,
+    Event,
+    ModuleSettings,
+    Probe,
+    dropout_values,
+    dropped_channels,
+    same_padding,
+)
 from crosstrain.step import LossFn
 from crosstrain_torch import naming
 from crosstrain_torch.collectives import all_gather
@@ -129,13 +138,17 @@ def _settings(module: nn.Module) -> ModuleSettings | None:
         case nn.Linear():
             return ModuleSettings(kind="linear", values={"bias": module.bias is not None})
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
-            padding = module.padding
-            if padding == "valid":
-                padding = (0,) * len(module.kernel_size)
+            match module.padding:
+                case "same":
+                    padding = same_padding(module.kernel_size, module.stride, module.dilation)
+                case "valid":
+                    padding = (0, 0) * len(module.kernel_size)
+                case widths:
+                    padding = tuple(width for width in widths for _ in range(2))
             values = {
                 "kernel": module.kernel_size,
                 "stride": module.stride,
-                "padding": padding.upper() if isinstance(padding, str) else tuple(p for p in padding for _ in range(2)),
+                "padding": padding,
                 "dilation": module.dilation,
                 "groups": module.groups,
                 "bias": module.bias is not None,

@@ -1,8 +1,8 @@
 """`Side`: one of the two runs that are compared, as a recipe that can be opened in any precision."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from crosstrain.data.sources import Arrays
 from crosstrain.metrics import Metrics
 from crosstrain.optim import Averaging, OptimizerSpec
 from crosstrain.parity.names import Names, Part
-from crosstrain.probe import ModuleSettings, Probe
+from crosstrain.probe import SAME, ModuleSettings, Probe, same_padding
 from crosstrain.snapshot import Snapshot
 from crosstrain.step import LossFn, StepOptions
 
@@ -91,8 +91,12 @@ class Live:
         )
 
     def module_settings(self) -> dict[str, ModuleSettings]:
-        """Shared module path -> settings of the layers that crosstrain knows."""
-        return self.names.by_module(self.accelerator.module_settings(self.state.model))
+        """Shared module path -> settings of layers that crosstrain knows, padding in numbers for the first batch."""
+        found = self.names.by_module(self.accelerator.module_settings(self.state.model))
+        if not any(each.values.get("padding") == SAME for each in found.values()):
+            return found
+        inputs = self.probe(self.side.batches(0)).inputs
+        return {path: _padded(each, inputs.get(path, ())) for path, each in found.items()}
 
     def step(self, batch: Arrays) -> Metrics:
         """One whole optimizer step."""
@@ -112,6 +116,16 @@ class Live:
         """Takes over a state of either side."""
         own = _translate(snapshot, self.names.to_own)
         self.state.load(replace(own, buffers={**own.buffers, **self._constants}))
+
+
+def _padded(settings: ModuleSettings, inputs: Sequence[np.ndarray]) -> ModuleSettings:
+    """Settings with the numbers that `SAME` is for these inputs. flax alone has it with strides: channels come last."""
+    values = dict(settings.values)
+    if values.get("padding") == SAME and inputs:
+        kernel, stride, dilation = (cast("tuple[int, ...]", values[each]) for each in ("kernel", "stride", "dilation"))
+        sizes = inputs[0].shape[-1 - len(kernel) : -1]
+        values["padding"] = same_padding(kernel, stride, dilation, sizes)
+    return replace(settings, values=values)
 
 
 def _translate(snapshot: Snapshot, names: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]) -> Snapshot:

@@ -1,0 +1,83 @@
+"""Padding is compared as the zeros that a convolution puts around its input, whatever it is called."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch import nn
+
+import crosstrain as ct
+from crosstrain.parity import Port
+from crosstrain.parity.side import Side
+from crosstrain.parity.static import compare_static
+from crosstrain.parity.verdict import compare
+
+
+class TorchNet(nn.Module):
+    def __init__(self, kernel: int, stride: int, dilation: int, padding: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(2, 4, kernel, stride=stride, dilation=dilation, padding=padding)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.conv(image)).mean((1, 2, 3))
+
+
+class FlaxNet(nnx.Module):
+    def __init__(self, kernel: int, stride: int, dilation: int, padding: Any) -> None:
+        options = {"strides": stride, "kernel_dilation": dilation, "padding": padding}
+        self.conv = nnx.Conv(2, 4, (kernel, kernel), **options, rngs=nnx.Rngs(0))
+
+    def __call__(self, image: jax.Array) -> jax.Array:
+        return jnp.tanh(self.conv(image.transpose(0, 2, 3, 1))).mean((1, 2, 3))
+
+
+def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
+    return ops.mean(model(batch["image"]) ** 2)
+
+
+def sides(size: int, shape: tuple[int, int, int], padding: Any, of_flax: Any) -> tuple[Side, Side]:
+    """Both models, on images of a size; `shape` is kernel, stride and dilation."""
+    port = Port(
+        torch_model=lambda: TorchNet(*shape, padding),
+        jax_model=lambda: FlaxNet(*shape, of_flax),
+        torch_loss=loss_fn,
+        jax_loss=loss_fn,
+        batches=lambda step: {"image": np.random.default_rng(step).normal(size=(3, 2, size, size))},
+        optimizer=ct.sgd(0.1),
+    )
+    return port.sides()[:2]
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "padding", "of_flax"),
+    [
+        (6, (3, 1, 1), 1, "SAME"),  # flax's default, and what torch models write
+        (6, (1, 1, 1), 0, "SAME"),
+        (6, (3, 1, 2), 2, "SAME"),
+        (6, (4, 1, 2), "same", "SAME"),
+        (8, (4, 4, 1), 0, "SAME"),  # patches
+        (7, (3, 2, 1), 1, "SAME"),
+        (6, (3, 1, 1), "valid", "VALID"),
+        (6, (3, 1, 1), (1, 0), (1, 0)),
+    ],
+)
+def test_equal_zeros_are_no_difference(size: int, shape: tuple[int, int, int], padding: Any, of_flax: Any) -> None:
+    assert compare(*sides(size, shape, padding, of_flax), total_steps=1, free_steps=2).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "padding", "cause"),
+    [
+        (8, (3, 2, 1), 1, "(1, 1, 1, 1) against (0, 1, 0, 1)"),
+        (10, (4, 4, 1), 0, "(0, 0, 0, 0) against (1, 1, 1, 1)"),
+        (6, (5, 1, 1), 1, "(1, 1, 1, 1) against (2, 2, 2, 2)"),
+    ],
+)
+def test_other_zeros_are_named(size: int, shape: tuple[int, int, int], padding: Any, cause: str) -> None:
+    a, b = (side.open("fp64") for side in sides(size, shape, padding, "SAME"))
+    assert [(each.where, each.cause) for each in compare_static(a, b, steps=1)] == [("conv.padding", cause)]
