@@ -25,6 +25,12 @@ def test_yaml_reads_numbers_as_people_write_them(tmp_path: Path) -> None:
     assert (config.learning_rate, config.weight_decay, config.mesh) == (1e-3, 0.0, ct.MeshSpec(fsdp=2))
 
 
+def test_yaml_may_say_no_without_quotes(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("save_strategy: no\neval_strategy: no\nresume: no\n")
+    config = ct.RunConfig.from_yaml(tmp_path / "run.yaml")
+    assert (config.save_strategy, config.eval_strategy, config.resume) == ("no", "no", False)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -54,6 +60,11 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, message: st
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ct.ConfigError, match="which is a folder"):
+        ct.RunConfig.from_yaml(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ct.ConfigError, match="must be a YAML file"):
+        ct.RunConfig.from_yaml(tmp_path / "binary.yaml")
     with pytest.raises(ct.ConfigError, match="does not exist"):
         ct.RunConfig.from_yaml(tmp_path / "run.yaml")
 

@@ -96,10 +96,11 @@ class RunConfig:
         import yaml
 
         if not Path(path).is_file():
-            raise ConfigError(f"path must be a YAML file, got {path}, which does not exist.")
+            why = "is a folder" if Path(path).is_dir() else "does not exist"
+            raise ConfigError(f"path must be a YAML file, got {path}, which {why}.")
         try:
-            values = yaml.safe_load(Path(path).read_text()) or {}
-        except yaml.YAMLError as error:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"path must be a YAML file, got {path}: {error}.") from error
         values = _checked(cls, values, str(path))
         if "mesh" in values:
@@ -114,7 +115,7 @@ class RunConfig:
 
         values = dataclasses.asdict(self) | {"output_dir": self.output_dir and str(self.output_dir)}
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(yaml.safe_dump(values, sort_keys=False))
+        Path(path).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
     @classmethod
     def cli(cls, args: Sequence[str] | None = None, *, default: "RunConfig | None" = None) -> "RunConfig":
@@ -218,6 +219,8 @@ _WORDS: dict[type, str] = {int: "an integer", bool: "true or false", str: "a str
 def _value(name: str, hint: Any, value: Any) -> Any:
     """What YAML read, held against the type of the setting; names of a `Literal` are checked by the class."""
     kinds = get_args(hint) or (hint,)
+    if value is False and "no" in kinds:
+        return "no"  # which YAML reads as false
     if value is None and type(None) in kinds:
         return None
     if float in kinds:
