@@ -162,6 +162,8 @@ def test_a_job_is_read_from_a_file(tmp_path: Path) -> None:
         ("del config", "without jax_model, or config"),
         ("optimizer = 1e-3", "optimizer must be a OptimizerSpec, got float"),
         ("config = 'gpt'", "config must be a config"),
+        ("batches = {'x': 1}", "batches must be a function of the step .*, got dict"),
+        ("batches = lambda step: [1]", "batches must be a function .* returns a dict of arrays, got list"),
         ("step_options = {'accumulate': 2}", "step_options must be a dict of accumulate_steps"),
         ("sharding = {}", "sharding must be a ShardingRules"),
         ("precision = 'fp8'", "precision must be one of"),

@@ -124,6 +124,8 @@ def test_the_plot_is_a_picture(make: Make, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "lr.nothing"):
         with pytest.raises(ct.ConfigError, match="a plot must be a file that ends in"):
             curve.plot(path)
+    with pytest.raises(ct.ConfigError, match=r"the folder of a plot must be a folder, or nothing yet, .* is a file"):
+        curve.plot(tmp_path / "runs" / "lr.png" / "other.png")
 
 
 SCRIPT = """

@@ -102,10 +102,16 @@ def load_job(path: Path, backend: str) -> Job:
     _require("optimizer", optimizer, OptimizerSpec, "ct.adamw(1e-3)")
     if not isinstance(model, ModelConfig) and not callable(model):
         raise ConfigError(f"config must be a config of ct.models, got {type(model).__name__}. Use ct.models.GPTConfig.")
+    batch = batches(0) if callable(batches) else batches
+    if not (callable(batches) and isinstance(batch, Mapping)):
+        raise ConfigError(
+            f"batches must be a function of the step that returns a dict of arrays, got {type(batch).__name__}. "
+            "Write: def batches(step): return {...}"
+        )
     return Job(
         model=model,
         loss_fn=loss_fn,
-        batch={name: np.asarray(values) for name, values in batches(0).items()},
+        batch={name: np.asarray(values) for name, values in batch.items()},
         optimizer=optimizer,
         precision=Precision.parse(getattr(module, "precision", "fp32")),
         options=_step_options(module),

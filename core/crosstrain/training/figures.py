@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crosstrain.errors import ConfigError, CrosstrainError
+from crosstrain.errors import ConfigError, CrosstrainError, require_folder
 
 if TYPE_CHECKING:
     from crosstrain.callbacks.recorder import Recorder
@@ -78,12 +78,13 @@ def require_image(path: Path | str) -> None:
     """Refuses a path to which no figure can be written.
 
     Raises:
-        ConfigError: a folder, or an ending that stands for no kind of image.
+        ConfigError: a folder, an ending that stands for no kind of image, or a file where its folder should be.
         CrosstrainError: matplotlib is not installed.
     """
     endings = sorted(new_figure(1, 1).canvas.get_supported_filetypes())
     if Path(path).is_dir() or Path(path).suffix[1:].lower() not in endings:
         raise ConfigError(f"a plot must be a file that ends in .{', .'.join(endings)}, got {path}. Use {path}.png.")
+    require_folder("the folder of a plot", Path(path).parent)
 
 
 def save(figure: Any, path: Path | str) -> None:
