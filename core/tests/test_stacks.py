@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from crosstrain.data.loader import Loader, LoaderSpec, Placement
+from crosstrain.data.mixing import mixup
 from crosstrain.data.phases import PhasedLoader
 from crosstrain.data.stacks import Stack
 from crosstrain.errors import DataError
@@ -57,6 +58,13 @@ def test_transforms_of_the_host_run_before():
         return batch | {"image": 2 * batch["image"]}
 
     assert_same(list(chain.from_iterable(loader(transform=double).stacks(3))), list(loader(transform=double)))
+
+
+@pytest.mark.parametrize("takes", [True, False], ids=["stacked", "one by one"])
+def test_partners_are_read_by_workers_also_for_the_last_batches(takes):
+    images = {"image": np.arange(88.0).reshape(22, 2, 2, 1), "label": np.arange(22)}
+    mixed = loader(images, takes=takes, transform=mixup(0.2), workers=2)
+    assert_same(list(chain.from_iterable(mixed.stacks(4))), list(loader(images, transform=mixup(0.2))))
 
 
 def test_a_limit_ends_the_iteration_where_it_goes_on():

@@ -41,13 +41,16 @@ class Singly:
         self, start: Position, count: int, limit: int | None
     ) -> Iterator[tuple[Sequence[dict[str, Any]], Position]]:
         """The same, `count` at a time; see `Loader.stacks`."""
-        put = self.placement.put_stack
-        for group in in_groups(self.local(start), count, limit):
-            batches: Sequence[dict[str, Any]] | None = None
-            if put is not None and self.on_device is None and len(group) == count > 1:
-                fields = stacked([self._on_host(local) for local in group])
-                batches = None if fields is None else Stack(put(fields), count)
-            yield batches or [self._put(local) for local in group], group[-1].after
+        put = self.placement.put_stack if self.on_device is None and count > 1 else None
+        # Finished while the threads that gather are there, as partners are asked for: they go with the last batch.
+        finish = self._put if put is None else self._on_host
+        made = ((finish(local), local.after) for local in self.local(start))
+        for group in in_groups(made, count, limit):
+            batches: Sequence[dict[str, Any]] = [batch for batch, _ in group]
+            if put is not None:
+                fields = stacked(batches) if len(batches) == count else None
+                batches = [*map(self.placement.put, batches)] if fields is None else Stack(put(fields), count)
+            yield batches, group[-1][1]
 
     def _on_host(self, local: Local) -> Arrays:
         fields = self.transform.apply(local.fields, local.context()) if self.transform else local.fields
