@@ -13,6 +13,9 @@ from typing import Any
 from crosstrain.data.position import Position
 from crosstrain.errors import DataError
 
+END = "end of the epoch"
+"""The state of a source that has no more to give: what it says there itself may be that of its beginning."""
+
 
 def has_state(source: Any) -> bool:
     """Whether an object says where it stands and can go on there."""
@@ -26,7 +29,7 @@ class Window:
     Attributes:
         examples: in order; fewer than a batch only at the end of the epoch.
         first: place of the first in the epoch.
-        state: of the source after the last, where it has a `state_dict`.
+        state: of the source after the last, where it has a `state_dict`; `END` where it is known to be over.
     """
 
     examples: list[Any]
@@ -70,18 +73,20 @@ class Stream:
             )
         self._started = True
         self._rewind(position.epoch)
-        resumed = self._has_state and position.batch > 0
-        if resumed:
-            self._source.load_state_dict(copy.deepcopy(position.stream))
         # One that is left in the middle stands there, and the next iteration is to begin at its beginning.
         self._moved = self._has_state
+        resumed = self._has_state and position.batch > 0
+        if resumed and position.stream == END:
+            return
+        if resumed:
+            self._source.load_state_dict(copy.deepcopy(position.stream))
         examples = iter(self._source)
         first = position.batch * batch_size
         if not self._has_state:
             for _ in islice(examples, first):
                 pass
         while window := list(islice(examples, batch_size)):
-            yield Window(window, first, self._state())
+            yield Window(window, first, END if self._has_state and len(window) < batch_size else self._state())
             first += len(window)
         self._moved = resumed
 

@@ -14,10 +14,8 @@ import numpy as np
 from crosstrain.data.placement import LoaderSpec
 from crosstrain.data.position import Position
 from crosstrain.data.sources import Arrays, MapSource, Source, as_fields
-from crosstrain.data.stream import Stream, Window, has_state
+from crosstrain.data.stream import END, Stream, Window, has_state
 from crosstrain.errors import DataError
-
-_END = "end of the epoch"
 
 
 class TorchLoader:
@@ -161,7 +159,7 @@ class TorchStream(Stream):
         """See `Stream`."""
         self._restart(position.epoch)
         if position.batch:
-            if position.stream == _END:
+            if position.stream == END:
                 return
             self._source.load_state_dict(copy.deepcopy(position.stream))
         for index, (batch, state) in enumerate(self._batches(), position.batch):
@@ -179,11 +177,11 @@ class TorchStream(Stream):
     def _batches(self) -> Iterator[tuple[Any, Any]]:
         """Each batch with the state after it, one batch late: a loader that is at its end does not know it yet."""
         batches = iter(self._source)
-        batch = next(batches, _END)
-        while batch is not _END:
+        batch = next(batches, END)
+        while batch is not END:
             state = copy.deepcopy(self._source.state_dict())
-            following = next(batches, _END)
-            yield batch, _END if following is _END else state
+            following = next(batches, END)
+            yield batch, END if following is END else state
             batch = following
 
 
