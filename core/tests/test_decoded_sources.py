@@ -133,6 +133,26 @@ def test_parquet_files_of_unlike_types_are_refused(tmp_path, first, second):
         ct.data.parquet([tmp_path / "a.parquet", tmp_path / "b.parquet"])
 
 
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_parquet_files_of_text_and_of_numbers_are_refused(tmp_path, names):
+    files = [tmp_path / f"{name}.parquet" for name in names]
+    for path, column in zip(files, (["a", "b"], [1, 2]), strict=True):
+        write_parquet(path, {"x": column})
+    with pytest.raises(ct.DataError, match="column 'x' must have one type in all files, got text in some and int64"):
+        ct.data.parquet(sorted(files))
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_parquet_files_without_rows_may_stand_among_others(tmp_path, at):
+    files = [write_parquet(tmp_path / f"{i}.parquet", as_columns(TABLE)) for i in range(2)]
+    empty = pq.read_table(files[0]).slice(0, 0)
+    files.insert(at, tmp_path / "empty.parquet")
+    pq.write_table(empty, files[at])
+    rows = np.array([12, 0, 7, 6])
+    for name, values in ct.data.parquet(files).gather(rows).items():
+        np.testing.assert_array_equal(values, np.concatenate([TABLE[name]] * 2)[rows])
+
+
 def test_parquet_text_and_bytes_reach_a_transform(tmp_path):
     words, blobs = ["a", "bb", "", "dé", "e"], [b"\0", b"1", b"", b"3", b"4"]
     path = write_parquet(tmp_path / "t.parquet", {"text": words, "blob": blobs, "n": range(5)}, row_group_size=2)

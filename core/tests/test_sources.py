@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import crosstrain as ct
 from crosstrain.data.sources import as_source, stack_examples, token_windows
@@ -126,3 +127,8 @@ def test_token_windows_have_the_next_tokens_as_labels(tokens, windows):
 def test_what_is_no_token_stream_is_refused(tokens, length, message):
     with pytest.raises(ct.DataError, match=message):
         token_windows(tokens, length)
+
+
+@pytest.mark.parametrize("tokens", [[*range(9)], torch.arange(9)], ids=["list", "tensor"])
+def test_tokens_may_be_a_list_or_a_tensor(tokens):
+    assert token_windows(tokens, 4).gather(np.array([1]))["label"].tolist() == [[5, 6, 7, 8]]

@@ -83,6 +83,8 @@ def _read_column(files: list[Any], name: str, length: int, arrays: Arrays, kept:
     for file in files:
         for group in range(file.num_row_groups):
             column = file.read_row_group(group, columns=[name]).column(0)
+            if not len(column):
+                continue
             if column.null_count:
                 raise DataError(
                     f"column {name!r} must have no missing values, got {column.null_count}. Fill or drop them."
@@ -105,6 +107,11 @@ def _read_column(files: list[Any], name: str, length: int, arrays: Arrays, kept:
                 )
             arrays[name][start : start + len(values)] = values
             start += len(values)
+    if chunks and name in arrays:
+        raise DataError(
+            f"column {name!r} must have one type in all files, got text in some and {arrays[name].dtype} in others. "
+            "Write the files again with one schema."
+        )
     if chunks:
         kept[name] = pa.chunked_array(chunks)
     elif name not in arrays:

@@ -109,7 +109,8 @@ def as_int32(tokens: np.ndarray) -> np.ndarray:
 class TokenSource(Source):
     """Consecutive windows of a token stream, for language models; see `token_windows`."""
 
-    def __init__(self, tokens: np.ndarray, length: int) -> None:
+    def __init__(self, tokens: Any, length: int) -> None:
+        tokens = as_array(tokens)
         if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
             raise DataError(f"tokens must be a vector of integers, got shape {tokens.shape} of {tokens.dtype}.")
         require_count("length", length, DataError)
