@@ -18,6 +18,7 @@ from torch.utils.data import (
 
 from crosstrain import DataError
 from crosstrain.data.loader import Loader, LoaderSpec, Placement
+from crosstrain.data.sources import Source
 from crosstrain.random import permutation
 
 COUNT = 23
@@ -78,6 +79,27 @@ def test_drop_last_and_collation_are_kept() -> None:
 
     loader = loader_of(DataLoader(Pairs(), batch_size=4, drop_last=True, collate_fn=collate))
     assert rows(loader) == [10 * i for i in range(20)]
+
+
+def test_memory_that_is_used_for_every_batch_is_no_trap() -> None:
+    memory = torch.zeros(4)
+
+    def collate(examples: list[Any]) -> dict[str, torch.Tensor]:
+        return {"x": torch.stack([x for x, _ in examples], out=memory)}
+
+    class Squares(Source):
+        memory = np.zeros(4, np.float32)
+
+        def __len__(self) -> int:
+            return 20
+
+        def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+            return {"x": np.square(rows, out=self.memory, casting="unsafe")}
+
+    collated = loader_of(DataLoader(Pairs(), batch_size=4, drop_last=True, collate_fn=collate))
+    squares = loader_of(Squares(), batch_size=4)
+    for loader, expected in ((collated, np.arange(20)), (squares, np.arange(20) ** 2)):
+        np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in list(loader)]), expected)
 
 
 def test_a_custom_sampler_is_refused() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from crosstrain.data.placement import LoaderSpec
 from crosstrain.data.position import Position
-from crosstrain.data.sources import Arrays, MapSource, Source, as_fields
+from crosstrain.data.sources import Arrays, MapSource, Source, as_fields, kept
 from crosstrain.data.stream import END, Stream, Window, has_state
 from crosstrain.errors import DataError
 
@@ -109,8 +109,11 @@ class TorchLoader:
         )
         if goes_on:
             rebuilt.load_state_dict(copy.deepcopy(start.stream))
-        for fields in rebuilt:
-            yield as_fields(fields), copy.deepcopy(rebuilt.state_dict()) if self._has_state else None
+        for batch in rebuilt:
+            fields = as_fields(batch)
+            # Several are there at a time, and a collate_fn in this process may make the next one in the same memory.
+            fields = fields if loader.num_workers else kept(fields)
+            yield fields, copy.deepcopy(rebuilt.state_dict()) if self._has_state else None
 
 
 class TorchStream(Stream):

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from crosstrain.data.sources import Arrays, Source
+from crosstrain.data.sources import Arrays, Source, kept
 from crosstrain.errors import DataError
 
 # More parts than threads, so that one slow example does not keep the others waiting.
@@ -20,7 +20,8 @@ def gathering(source: Source, workers: int) -> Iterator[Callable[[np.ndarray], A
     Decoders and NumPy release the interpreter's lock, so threads help without copies between processes.
     """
     if not workers:
-        yield source.gather
+        # Several batches are there at a time: a source of one's own may give its next one in the same memory.
+        yield source.gather if source.fields() is not None else lambda rows: kept(source.gather(rows))
         return
 
     def part(rows: np.ndarray) -> Arrays:
