@@ -76,7 +76,7 @@ def test_jax_keeps_less_for_the_backward_pass() -> None:
         def loss(params: Any, program: Program = program) -> Any:
             random = accelerator._runtime.step_random(state.count, jnp.arange(16, dtype=jnp.uint32))
             result, _ = program.forward(params, state.buffers, batch, random, ())
-            return program.table(result, batch)[0].sum
+            return program.sums(result, batch)[0].sum
 
         kept = jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params)[1], state.params)
         sizes[remat] = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
