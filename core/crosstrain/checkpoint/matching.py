@@ -27,9 +27,17 @@ def require_optimizer(path: Path, manifest: Manifest, state: TrainState) -> None
     if found["type"] != wanted["type"]:
         others = ", ".join(differences({**wanted, "type": None}, {**found, "type": None}, ""))
         got = f"{found['type']} with {others}" if others else found["type"]
+        instead = (
+            "train anew in another root"
+            if manifest.files
+            else (
+                "take over all but the moments: state.load(dataclasses.replace("
+                "crosstrain.checkpoint.open_portable(path).snapshot, moments={}))"
+            )
+        )
         raise CheckpointError(
             f"{path} must be resumed with {wanted['type']}, which it was trained with, got {got}. "
-            "Prepare the model with that optimizer, or train anew in another root."
+            f"Prepare the model with that optimizer, or {instead}."
         )
 
 

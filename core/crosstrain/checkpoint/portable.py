@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from crosstrain.checkpoint.files import committed
 from crosstrain.checkpoint.manifest import Manifest, read_manifest, verify_files, write_manifest
-from crosstrain.checkpoint.matching import note_differences
+from crosstrain.checkpoint.matching import note_differences, require_optimizer
 from crosstrain.checkpoint.shards import Shard, read_shards, write_shards
 from crosstrain.checkpoint.specs import describe, rebuild
 from crosstrain.checkpoint.together import on_all
@@ -113,6 +113,7 @@ def restore(
 ) -> Portable:
     """See `Accelerator.restore` with a state."""
     opened = on_all(accelerator, lambda: _open(path, verify))
+    require_optimizer(opened.path, opened.manifest, state)
     put_back(accelerator, path, lambda: state.load(opened.snapshot), loader, opened.manifest)
     if accelerator.is_main_process:
         note_differences(opened.path, opened.manifest, state)
