@@ -171,7 +171,7 @@ class TrainStep:
         """
         require_trainable(state, others)
         metrics = self._run(state, self._to_device(batch), state.hyper(), others)
-        self._count(state, metrics)
+        self._count(state, [metrics])
         return metrics
 
     def many(self, state: TrainState, batches: Sequence[dict[str, Any]], *others: TrainState) -> list[Metrics]:
@@ -203,14 +203,16 @@ class TrainStep:
             return [self(state, batch, *others) for batch in placed]
         hypers = [state.hyper(state.step + index) for index in range(len(placed))]
         found = self._run.many(state, placed, hypers, others)
-        for metrics in found:
-            self._count(state, metrics)
+        self._count(state, found)
         return found
 
-    def _count(self, state: TrainState, metrics: Metrics) -> None:
+    def _count(self, state: TrainState, found: Sequence[Metrics]) -> None:
+        first = state.step
+        # Before the check, which may raise: the state has taken these steps.
+        state._step += len(found)
         if self._guard is not None:
-            self._guard.watch(state.step, metrics)
-        state._step += 1
+            for step, metrics in enumerate(found, first):
+                self._guard.watch(step, metrics)
 
     def finish(self) -> None:
         """Checks the last step for NaN when the policy is `raise`. Waits for it.

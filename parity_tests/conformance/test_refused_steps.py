@@ -66,6 +66,7 @@ def test_nan_stops_and_names_the_step(make: Make) -> None:
         train()
     assert caught.value.step == 2
     assert taken == [1, 2, 3]  # found one step late: the device is never idle for the check
+    assert state.step == 4  # and what it did meanwhile counts
 
 
 def test_nan_in_the_last_step_is_found_by_the_trainer(make: Make) -> None:

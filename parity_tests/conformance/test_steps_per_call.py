@@ -129,6 +129,7 @@ def test_a_loss_that_is_not_finite_is_found_and_named(make: Make) -> None:
     with pytest.raises(ct.NonFiniteLossError) as found:
         step.many(state, batches)
     assert found.value.step == 2
+    assert state.step == 4
 
 
 def test_unequal_batches_are_single_calls(make: Make) -> None:
