@@ -226,6 +226,9 @@ def _conv(module: nnx.Conv) -> dict[str, Any]:
             padding = (0, 0) * len(kernel)
         case int() as width:
             padding = (width, width) * len(kernel)
+        case "CIRCULAR" | "REFLECT":
+            spans = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+            padding = tuple(p for span in spans for p in (span // 2, span - span // 2))
         case str() as name:
             padding = name
         case pairs:
@@ -234,6 +237,7 @@ def _conv(module: nnx.Conv) -> dict[str, Any]:
         "kernel": kernel,
         "stride": stride,
         "padding": padding,
+        "padding_mode": module.padding.lower() if module.padding in ("CIRCULAR", "REFLECT") else "zeros",
         "dilation": dilation,
         "groups": module.feature_group_count,
         "bias": module.use_bias,

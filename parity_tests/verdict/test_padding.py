@@ -18,10 +18,11 @@ from crosstrain.parity.verdict import compare
 
 
 class TorchNet(nn.Module):
-    def __init__(self, kernel: int, stride: int, dilation: int, padding: Any) -> None:
+    def __init__(self, kernel: int, stride: int, dilation: int, padding: Any, mode: Any = "zeros") -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.conv = nn.Conv2d(2, 4, kernel, stride=stride, dilation=dilation, padding=padding)
+        options = {"stride": stride, "dilation": dilation, "padding": padding, "padding_mode": mode}
+        self.conv = nn.Conv2d(2, 4, kernel, **options)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return torch.tanh(self.conv(image)).mean((1, 2, 3))
@@ -40,10 +41,10 @@ def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
     return ops.mean(model(batch["image"]) ** 2)
 
 
-def sides(size: int, shape: tuple[int, int, int], padding: Any, of_flax: Any) -> tuple[Side, Side]:
-    """Both models, on images of a size; `shape` is kernel, stride and dilation."""
+def sides(size: int, shape: tuple[int, int, int], padding: Any, of_flax: Any, mode: str = "zeros") -> tuple[Side, Side]:
+    """Both models, on images of a size; `shape` is kernel, stride and dilation, `mode` what torch pads with."""
     port = Port(
-        torch_model=lambda: TorchNet(*shape, padding),
+        torch_model=lambda: TorchNet(*shape, padding, mode),
         jax_model=lambda: FlaxNet(*shape, of_flax),
         torch_loss=loss_fn,
         jax_loss=loss_fn,
@@ -68,6 +69,14 @@ def sides(size: int, shape: tuple[int, int, int], padding: Any, of_flax: Any) ->
 )
 def test_equal_zeros_are_no_difference(size: int, shape: tuple[int, int, int], padding: Any, of_flax: Any) -> None:
     assert compare(*sides(size, shape, padding, of_flax), total_steps=1, free_steps=2).findings == ()
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect"])
+def test_what_is_put_around_is_compared_too(mode: str) -> None:
+    assert compare(*sides(6, (3, 1, 2), 2, mode.upper(), mode), total_steps=1, free_steps=2).findings == ()
+    a, b = (side.open("fp64") for side in sides(6, (3, 1, 2), 2, "SAME", mode))
+    cause = f"{mode} against zeros"
+    assert [(each.where, each.cause) for each in compare_static(a, b, steps=1)] == [("conv.padding_mode", cause)]
 
 
 @pytest.mark.parametrize(

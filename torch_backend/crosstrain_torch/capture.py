@@ -149,6 +149,7 @@ def _settings(module: nn.Module) -> ModuleSettings | None:
                 "kernel": module.kernel_size,
                 "stride": module.stride,
                 "padding": padding,
+                "padding_mode": module.padding_mode,
                 "dilation": module.dilation,
                 "groups": module.groups,
                 "bias": module.bias is not None,
