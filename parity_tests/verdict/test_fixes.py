@@ -177,3 +177,12 @@ def test_gradients_of_another_loss_follow_from_it() -> None:
     assert found[0].channel == "loss"
     causes = {finding.cause for finding in found if finding.channel == "backward"}
     assert causes == {"follows from the loss"}, [str(each) for each in found]
+
+
+def test_a_setting_that_cannot_be_changed_is_not_said_to_be_no_help() -> None:
+    fixes = fixes_of(
+        lambda: TorchNet(nn.GroupNorm(2, SIZE), lambda x: x),
+        lambda: FlaxNet(norm(nnx.GroupNorm, num_groups=3, epsilon=1e-5), lambda x: x),
+    )
+    assert fixes
+    assert not any("groups" in fix.text for fix in fixes)

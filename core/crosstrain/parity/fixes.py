@@ -88,7 +88,10 @@ def _fix(text: str, best: Verdict, result: Verdict | None) -> Fix:
 
 
 def _different_settings(a: Side, b: Side) -> dict[tuple[str, Any], list[Setting]]:
-    """Settings of the reference that the other side has otherwise, with all layers that share one difference."""
+    """Settings of the reference that the other side has otherwise, with all layers that share one difference.
+
+    Those that its engine cannot change afterwards are left out: nothing could be said of them.
+    """
     x, y = a.open("fp64"), b.open("fp64")
     theirs = y.module_settings()
     own_paths = dict(zip(theirs, y.accelerator.module_settings(y.state.model), strict=True))
@@ -96,7 +99,8 @@ def _different_settings(a: Side, b: Side) -> dict[tuple[str, Any], list[Setting]
     for path, settings in x.module_settings().items():
         for name, value in settings.values.items():
             # Whether masks are native follows from the layer, it is no setting.
-            if path in theirs and name != "masks" and theirs[path].values.get(name) != value:
+            differs = path in theirs and name != "masks" and theirs[path].values.get(name) != value
+            if differs and y.accelerator.change_setting(y.state.model, own_paths[path], name, value):
                 found.setdefault((name, value), []).append((own_paths[path], name, value))
     return found
 
