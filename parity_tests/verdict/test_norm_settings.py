@@ -1,5 +1,6 @@
-"""The static comparison names the eps and the groups of norm layers that differ between the engines."""
+"""The static comparison names the eps and the groups of norm layers that differ, and how schedules do."""
 
+import dataclasses
 import functools
 import importlib
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import crosstrain as ct
 from crosstrain.parity.side import Live, Side
 from crosstrain.parity.static import compare_static
+from parity_tests.mutations.planting import Shifted
 
 
 def batches(step: int) -> dict[str, np.ndarray]:
@@ -63,3 +65,18 @@ def test_running_statistics_of_an_instance_norm_are_named() -> None:
     other = side("torch", {"eps": 1e-4})
     other.state.model.get_submodule("native.instance").track_running_stats = True
     assert differences(reference(), other) == {"native.instance.running_statistics": "False against True"}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "other", "steps", "cause"),
+    [
+        (ct.cosine(1e-3, 20), Shifted(inner=ct.cosine(1e-3, 20), by=1), 20, "the same table, one step apart"),
+        (ct.cosine(1e-9, 20), Shifted(inner=ct.cosine(1e-9, 20), by=1), 20, "the same table, one step apart"),
+        (ct.constant(1e-5), ct.constant(1.0005e-5), 20, "1e-05 against 1.0005e-05"),
+        (ct.constant(1e-3), ct.constant(2e-3), 1, "0.001 against 0.002"),
+    ],
+)
+def test_a_schedule_is_late_only_where_it_is_the_same(schedule: Any, other: Any, steps: int, cause: str) -> None:
+    a, b = (Live(dataclasses.replace(reference().side, optimizer=ct.sgd(each)), "fp64") for each in (schedule, other))
+    found = [each.cause for each in compare_static(a, b, steps=steps) if each.channel == "schedule"]
+    assert found == [cause]
