@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,14 @@ def damage(folder: Path, how: str) -> None:
             file.write(bytes([last[0] ^ 1]))
     elif how == "missing":
         largest.unlink()
+    elif how == "renamed":
+        shutil.rmtree(folder)
+        folder.with_name("step_00000001").rename(folder)
     else:
         (folder / "checkpoint.json").write_text("{")
 
 
-@pytest.mark.parametrize("how", ["truncated", "changed", "missing", "manifest"])
+@pytest.mark.parametrize("how", ["truncated", "changed", "missing", "manifest", "renamed"])
 def test_a_damaged_checkpoint_is_passed_over_and_named(
     make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:

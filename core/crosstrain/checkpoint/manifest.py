@@ -81,11 +81,15 @@ class Manifest:
         return (*self.files, *(shard for shards in self.sections.values() for shard in shards))
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, step: int | None = None) -> Manifest:
     """The manifest of a checkpoint's directory.
 
+    Args:
+        folder: the directory.
+        step: that it is named after; None for a name that says nothing.
+
     Raises:
-        CheckpointError: no such checkpoint, or a manifest that is damaged or from a later version.
+        CheckpointError: no such checkpoint, one of another step, or a manifest that is damaged or from a later version.
     """
     path = folder / NAME
     if not path.is_file():
@@ -93,7 +97,7 @@ def read_manifest(folder: Path) -> Manifest:
     if path.stat().st_size > _MAX_BYTES:
         raise CheckpointError(f"{path} must have at most {_MAX_BYTES} bytes, got {path.stat().st_size}.")
     try:
-        return _parse(json.loads(path.read_text(encoding="utf-8")))
+        manifest = _parse(json.loads(path.read_text(encoding="utf-8")))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -101,6 +105,12 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} must be what crosstrain wrote, got {type(error).__name__}: {str(error)[:200]}. "
             "It is damaged: restore an earlier checkpoint."
         ) from error
+    if step not in (None, manifest.step):
+        raise CheckpointError(
+            f"{folder} must hold a checkpoint of step {step}, got one of step {manifest.step}. Give the directory the "
+            "name that it had."
+        )
+    return manifest
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:

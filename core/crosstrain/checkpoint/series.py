@@ -219,7 +219,7 @@ class Checkpoints:
         for step in reversed(self.steps() if wanted is None else [wanted]):
             folder = self._folder(step)
             try:
-                manifest = read_manifest(folder)
+                manifest = read_manifest(folder, step)
                 if verify:
                     verify_files(folder, manifest)
             except CheckpointError as error:
