@@ -18,7 +18,7 @@ from crosstrain.abstract import abstractmethod
 from crosstrain.data.loader import Loader, LoaderSpec, TransformLike, TransformOn
 from crosstrain.data.resident import Resident
 from crosstrain.deepspeed import DeepSpeed
-from crosstrain.errors import ConfigError, DataError, require_spec
+from crosstrain.errors import ConfigError, DataError, as_seed, require_spec
 from crosstrain.exchange import Call
 from crosstrain.folding import words
 from crosstrain.handover import HandOver
@@ -118,7 +118,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
             raise ConfigError(f"deepspeed must be None on islands, which share nothing, got {deepspeed}. Use one.")
         self.precision, self.deepspeed = Precision.parse(precision), deepspeed
         require_casting(self.precision, self.backend, self._castings)
-        self.seed = seed
+        self.seed = as_seed(seed)
         self.nan_policy: NanPolicy = nan_policy
         self._cache_folder = cache_folder(compile_cache, self.backend)
         self.islands = islands
@@ -129,7 +129,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         require_spec("sharding", sharding, ShardingRules, "ct.ShardingRules()")
         self.sharding = sharding or ShardingRules()
         self.debug = debug
-        same = {"precision": self.precision, "mesh": self.mesh_sizes, "seed": seed, "nan_policy": nan_policy}
+        same = {"precision": self.precision, "mesh": self.mesh_sizes, "seed": self.seed, "nan_policy": nan_policy}
         same |= {"sharding": self.sharding, "deepspeed": deepspeed, "islands": islands}
         # Before the mesh is built, for which processes of other meshes would wait for each other.
         self._meet({"backend": self.backend, **same, "debug": debug})
@@ -206,7 +206,7 @@ class Accelerator(Inspection, HandOver, Memory, Meshes, Processes):
         spec = LoaderSpec(
             batch_size=batch_size,
             shuffle=shuffle,
-            seed=self.seed if seed is None else seed,
+            seed=self.seed if seed is None else as_seed(seed),
             drop_last=drop_last,
             even_batches=even_batches,
             transform=transform,

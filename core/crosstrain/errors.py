@@ -42,6 +42,17 @@ def require_spec(name: str, value: object, kind: type, example: str) -> None:
         )
 
 
+def as_seed(seed: object) -> int:
+    """A seed, which may be an integer of NumPy's, as Python's.
+
+    Raises:
+        ConfigError: no integer.
+    """
+    if not isinstance(seed, numbers.Integral):
+        raise ConfigError(f"seed must be an integer, got seed={seed!r}. Use for example seed=0.")
+    return int(seed)
+
+
 def require_folder(name: str, path: Path) -> None:
     """Refuses where no folder can be: something else is there already.
 

@@ -37,6 +37,8 @@ def test_another_engines_name_for_a_subclass(backend: str) -> None:
     [
         ({"precision": "fp8"}, "precision must be one of fp64, fp32, bf16, bf16-autocast.*got precision='fp8'"),
         ({"nan_policy": "panic"}, "nan_policy must be 'ignore' or 'raise', got nan_policy='panic'"),
+        ({"seed": "a"}, "seed must be an integer, got seed='a'"),
+        ({"seed": 1.5}, "seed must be an integer, got seed=1.5"),
         ({"platform": "fpga"}, "platform must be cpu, gpu, tpu or None, got platform='fpga'"),
         ({"platform": "tpu"}, "platform must be .*got platform='tpu'"),
         (
@@ -55,6 +57,16 @@ def test_another_engines_name_for_a_subclass(backend: str) -> None:
 def test_accelerator_options(make: Make, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ct.ConfigError, match=message):
         make(**options)
+
+
+def test_a_seed_may_be_an_integer_of_numpys(make: Make) -> None:
+    seed = np.random.default_rng(0).integers(100)
+    loader = make(seed=seed).loader({"x": np.arange(4)}, batch_size=2, shuffle=True)
+    other = make().loader({"x": np.arange(4)}, batch_size=2, shuffle=True, seed=seed)
+    assert loader.state_dict() == other.state_dict()
+    assert [batch["x"].tolist() for batch in loader] == [batch["x"].tolist() for batch in other]
+    with pytest.raises(ct.ConfigError, match="seed must be an integer, got seed='a'"):
+        make().loader({"x": np.arange(4)}, batch_size=2, seed="a")
 
 
 def test_a_model_of_another_framework(make: Make, backend: str) -> None:
