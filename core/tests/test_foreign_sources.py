@@ -148,6 +148,32 @@ def test_an_hf_dataset_gives_batches_of_columns(formatted: str | None) -> None:
     assert rows(loader_of(dataset, batch_size=4, shuffle=True), "label") == permutation(5, 0, COUNT).tolist()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_transform_of_an_hf_dataset_is_kept(workers: int) -> None:
+    def double(columns: dict[str, Any]) -> dict[str, Any]:
+        return {"x": [torch.tensor(2 * value) for value in columns["x"]], "y": torch.ones(len(columns["x"]), 2)}
+
+    dataset = datasets.Dataset.from_dict({"x": list(range(COUNT)), "text": ["a"] * COUNT}).with_transform(double)
+    loader = loader_of(dataset, batch_size=4, shuffle=True, workers=workers)
+    assert rows(loader) == (2 * permutation(5, 0, COUNT)).tolist()
+    assert next(iter(loader))["y"].shape == (4, 2)
+
+
+@pytest.mark.parametrize(("given", "message"), [({"x": [1]}, r"each of the 4 rows, got {'x': 1}"), ([1], "got list")])
+def test_a_transform_of_an_hf_dataset_that_gives_other_rows_is_refused(given: Any, message: str) -> None:
+    dataset = datasets.Dataset.from_dict({"x": list(range(COUNT))}).with_transform(lambda columns: given)
+    with pytest.raises(DataError, match=message):
+        list(loader_of(dataset, batch_size=4))
+
+
+def test_the_columns_that_an_hf_dataset_is_formatted_to_are_kept() -> None:
+    dataset = datasets.Dataset.from_dict({"x": list(range(COUNT)), "text": ["a"] * COUNT})
+    loader = loader_of(dataset.with_format("torch", columns=["x"]), batch_size=4)
+    assert rows(loader) == list(range(COUNT))
+    with pytest.raises(DataError, match="field 'text' must be numbers"):
+        list(loader_of(dataset.with_format("torch", columns=["x"], output_all_columns=True), batch_size=4))
+
+
 def test_an_hf_stream_is_an_iterable_source() -> None:
     stream = datasets.Dataset.from_dict({"label": list(range(5))}).to_iterable_dataset()
     loader = loader_of(stream, batch_size=2)

@@ -78,17 +78,33 @@ class MapSource(Source):
 
 
 class BatchedSource(Source):
-    """An HF dataset: `dataset[[3, 1, 2]]` gives a dict of columns in that order."""
+    """An HF dataset: `dataset[[3, 1, 2]]` gives a dict of columns in that order, those that its format says.
+
+    One with a transform of its own (`with_transform`) keeps it, and gives what that makes of the rows of a batch.
+    """
 
     def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset if dataset.format["type"] == "numpy" else dataset.with_format("numpy")
+        kind, chosen = dataset.format["type"], dataset.format["columns"]
+        self._transforms = kind == "custom"
+        if kind not in ("numpy", "custom"):
+            dataset = dataset.with_format("numpy", None if dataset.format["output_all_columns"] else chosen)
+        self._dataset = dataset
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def gather(self, rows: np.ndarray) -> Arrays:
         """See `Source`."""
-        return as_fields(self._dataset[rows.tolist()])
+        columns = self._dataset[rows.tolist()]
+        if not self._transforms:
+            return as_fields(columns)
+        given = {name: len(values) for name, values in columns.items()} if isinstance(columns, Mapping) else columns
+        if not isinstance(given, dict) or {*given.values()} != {len(rows)}:
+            raise DataError(
+                f"the transform of a dataset must give a dict of columns, a value for each of the {len(rows)} rows, "
+                f"got {given if isinstance(given, dict) else type(given).__name__}. Give one for every row it gets."
+            )
+        return stack_examples([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
 
 
 def as_int32(tokens: np.ndarray) -> np.ndarray:
