@@ -77,6 +77,14 @@ def test_a_damaged_image_is_named(tmp_path, workers, keep):
         batches(ct.data.image_folder(tmp_path), workers=workers)
 
 
+@pytest.mark.parametrize(("kind", "mode"), [(np.uint16, "I;16"), (np.int32, "I"), (np.float32, "F")])
+def test_an_image_of_more_than_8_bits_is_refused(tmp_path, kind, mode):
+    (tmp_path / "ant").mkdir()
+    Image.fromarray(np.full((4, 4), 300, kind)).save(tmp_path / "ant" / "deep.tiff")
+    with pytest.raises(ct.DataError, match=f"8 bits for each channel, got .*deep.tiff of pillow's mode '{mode}'"):
+        batches(ct.data.image_folder(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [

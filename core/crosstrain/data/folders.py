@@ -39,6 +39,11 @@ class ImageFolder(Source):
         path = self.paths[row]
         with reading(path, "an image", "It is damaged; replace it, or remove it from the folder."):
             with Image.open(path) as image:
+                if image.mode.startswith(("I", "F")):  # pillow would cut all that is above 255 to it
+                    raise DataError(
+                        f"an image must have 8 bits for each channel, got {path} of pillow's mode {image.mode!r}. "
+                        "Convert it, or read the folder by a source of your own."
+                    )
                 image.draft(self._mode, self._size)  # JPEG decodes at a fraction of its size, where that is enough
                 decoded = image.convert(self._mode)
             if self._size is not None and decoded.size != self._size:
@@ -60,7 +65,8 @@ def image_folder(path: PathLike, *, size: int | tuple[int, int] | None = None, c
         A source of `image`: uint8, (B, H, W, channels), and `label`: int32, (B,); with `classes` and `paths`.
 
     Raises:
-        DataError: no folder, no images, or pillow is not installed; a damaged image, when it is asked for.
+        DataError: no folder, no images, or pillow is not installed; an image that is damaged or of more than 8 bits for
+            each channel, when it is asked for.
     """
     root = Path(path)
     if not root.is_dir():
