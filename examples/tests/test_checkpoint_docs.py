@@ -28,6 +28,6 @@ def test_the_blocks_of_the_checkpoint_docs_run(backend, tmp_path, monkeypatch, c
     commands = re.findall(r"^crosstrain (.*?)(?:  +#.*)?$", DOCS.read_text(), flags=re.MULTILINE)
     assert len(commands) == 4
     for command in commands:
-        program = ["-c", "from crosstrain.cli import main; main()", *command.split()]
+        program = ["-m", "crosstrain", *command.split()]
         done = subprocess.run([sys.executable, *program], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parent
-CROSSTRAIN = [sys.executable, "-c", "import crosstrain.cli; crosstrain.cli.main()"]
+CROSSTRAIN = [sys.executable, "-m", "crosstrain"]
 TIMEOUT_S = 120
 
 

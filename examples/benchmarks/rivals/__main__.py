@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import random
 import signal
 import statistics
 import subprocess
@@ -78,13 +79,13 @@ def start(workload: str, name: str, place: str) -> Contestant:
 
 
 def measure(key: str, workload: Workload, rounds: int) -> list[Contestant]:
-    """Everyone in turn, `rounds` times."""
+    """Everyone once in each of the `rounds`, in another order: after a long one the processor may be slower."""
     contestants: list[Contestant] = []
     try:
         for name, place in workload.contestants.items():
             contestants.append(start(key, name, place))
-        for _ in range(rounds):
-            for contestant in contestants:
+        for turn in range(rounds):
+            for contestant in random.Random(turn).sample(contestants, len(contestants)):
                 contestant.run(workload.steps)
     finally:
         for contestant in contestants:
