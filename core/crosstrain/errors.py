@@ -53,6 +53,17 @@ def as_seed(seed: object) -> int:
     return int(seed)
 
 
+def require_file(name: str, kind: str, path: Path) -> None:
+    """Refuses a path at which no file is.
+
+    Raises:
+        ConfigError: says what is there instead.
+    """
+    if not path.is_file():
+        why = "is a folder" if path.is_dir() else "does not exist"
+        raise ConfigError(f"{name} must be a {kind} file, got {path}, which {why}.")
+
+
 def require_folder(name: str, path: Path) -> None:
     """Refuses where no folder can be: something else is there already.
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from crosstrain.errors import ConfigError
+from crosstrain.errors import ConfigError, require_file
 
 
 def load_script(path: Path, what: str) -> ModuleType:
@@ -18,9 +18,7 @@ def load_script(path: Path, what: str) -> ModuleType:
     Raises:
         ConfigError: no such file, or no Python file.
     """
-    if not path.is_file():
-        why = "is a folder" if path.is_dir() else "does not exist"
-        raise ConfigError(f"{what} must be a Python file, got {path}, which {why}.")
+    require_file(what, "Python", path)
     spec = importlib.util.spec_from_file_location(f"crosstrain_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{what} must be a Python file, got {path}.")

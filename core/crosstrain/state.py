@@ -167,7 +167,7 @@ def require_trainable(state: Any, others: tuple[Any, ...]) -> None:
         ConfigError: says what was given.
     """
     require_states(state, *others)
-    if others and any(other is state for other in others):
+    if any(other is state for other in others):
         raise ConfigError(
             "the states after the batch must be others than the one in training, got that one again. "
             "loss_fn receives its model as the first argument; to learn from a past self, prepare a second model."

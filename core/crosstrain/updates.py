@@ -113,8 +113,7 @@ class Updates(abc.ABC):
     @property
     def frozen(self) -> tuple[str, ...]:
         """Canonical names of the parameters that the next step leaves as they are."""
-        layers = () if self._optimizer is None else self._optimizer.layers
-        if not layers or not any(group.frozen_at(self._step) for group in layers):
+        if self._optimizer is None or not any(group.frozen_at(self._step) for group in self._optimizer.layers):
             return ()
         return tuple(name for name, each in self.parameter_settings().items() if each.frozen_at(self._step))
 

@@ -96,8 +96,8 @@ def test_what_the_demo_cannot_do_is_said_before_it_begins(tmp_path: Path) -> Non
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = f"import sys; sys.argv = ['crosstrain', *{arguments!r}]; from crosstrain.cli import main; main()"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900, check=False)
+    command = [sys.executable, "-m", "crosstrain", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
 
 
 def test_env_names_versions_and_devices() -> None:

@@ -29,9 +29,13 @@ def fixed_model() -> object:
 def command(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     out = tmp_path_factory.mktemp("out")
     arguments = ["parity", str(EXAMPLE), "--free-steps", "10", "--out", str(out)]
-    code = f"import sys; sys.argv = ['crosstrain', *{arguments!r}]; from crosstrain.cli import main; main()"
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=400, check=False, cwd=EXAMPLE.parents[2]
+        [sys.executable, "-m", "crosstrain", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+        cwd=EXAMPLE.parents[2],
     )
     return result, out / "parity.html"
 

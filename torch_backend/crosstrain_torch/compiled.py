@@ -83,7 +83,7 @@ class CompiledRun:
             raise
         if not program.updates:
             state.update(*hyper)
-        elif state.averages and not program.averages:
+        elif not program.averages:
             update_averages(state, hyper[2])
         return self._runtime.metrics(outputs, {"learning_rate": hyper[0]})
 

@@ -58,10 +58,9 @@ class TorchOps(Ops):
 
     def _count(self, labels: torch.Tensor, ignored: int, dtype: torch.dtype) -> torch.Tensor:
         """How many labels count, which a loss and the metrics beside it ask of the same ones."""
-        if not torch.compiler.is_compiling() and not labels.is_inference():
-            for known, version, index, count in self._counts:
-                if known is labels and version == labels._version and index == ignored:
-                    return count
+        for known, version, index, count in self._counts:
+            if known is labels and version == labels._version and index == ignored:
+                return count
         return self._keep(labels, ignored, (labels != ignored).sum(dtype=dtype))
 
     def _keep(self, labels: torch.Tensor, ignored: int, count: torch.Tensor) -> torch.Tensor:
@@ -132,8 +131,6 @@ class TorchOps(Ops):
 
 
 _WIDE = (torch.int64, torch.int32)
-
-
 _nll_loss = torch.ops.aten.nll_loss_forward.default
 _SUM = 2
 """Of a loss's values, among torch's reductions."""

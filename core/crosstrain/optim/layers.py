@@ -14,7 +14,7 @@ Span = tuple[int, int | None]
 
 def covers(spans: tuple[Span, ...], step: int) -> bool:
     """Whether a step lies in one of the spans."""
-    return bool(spans) and any(start <= step and (end is None or step < end) for start, end in spans)
+    return any(start <= step and (end is None or step < end) for start, end in spans)
 
 
 class ParamSettings(NamedTuple):

@@ -98,7 +98,7 @@ def _different_settings(a: Side, b: Side) -> dict[tuple[str, Any], list[Setting]
     found: dict[tuple[str, Any], list[Setting]] = {}
     for path, settings in x.module_settings().items():
         for name, value in settings.values.items():
-            # Whether masks are native follows from the layer, it is no setting.
+            # Whether masks are native follows from the layer, it is no setting. `y` was opened for this and is changed.
             differs = path in theirs and name != "masks" and theirs[path].values.get(name) != value
             if differs and y.accelerator.change_setting(y.state.model, own_paths[path], name, value):
                 found.setdefault((name, value), []).append((own_paths[path], name, value))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from crosstrain.accelerator import Accelerator
-from crosstrain.errors import ConfigError, require_count
+from crosstrain.errors import ConfigError, require_count, require_file
 from crosstrain.mesh import MeshSpec
 from crosstrain.optim import OptimizerSpec, adamw
 from crosstrain.schedules import Schedule, constant, cosine, linear, one_cycle
@@ -95,9 +95,7 @@ class RunConfig:
         """
         import yaml
 
-        if not Path(path).is_file():
-            why = "is a folder" if Path(path).is_dir() else "does not exist"
-            raise ConfigError(f"path must be a YAML file, got {path}, which {why}.")
+        require_file("path", "YAML", Path(path))
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
