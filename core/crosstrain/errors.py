@@ -7,6 +7,7 @@ built-in exception a Python user would expect. Messages follow one form:
 
 import numbers
 from pathlib import Path
+from typing import Any
 
 
 class CrosstrainError(Exception):
@@ -36,10 +37,28 @@ def require_spec(name: str, value: object, kind: type, example: str) -> None:
     Raises:
         ConfigError: says what was given, and an example.
     """
-    if value is not None and not isinstance(value, kind):
+    if value is not None:
+        require_instance(name, value, kind, example)
+
+
+def require_instance(name: str, value: object, kind: type, example: str) -> None:
+    """Refuses what is not of the class that an argument has.
+
+    Raises:
+        ConfigError: says what was given, and an example.
+    """
+    if not isinstance(value, kind):
         raise ConfigError(
             f"{name} must be an instance of {kind.__name__}, got {name}={value!r}. Use for example {example}."
         )
+
+
+def is_positive(value: Any) -> bool:
+    """Whether this is a number above 0, which neither NaN nor a string of digits is."""
+    try:
+        return bool(value > 0)
+    except TypeError:
+        return False
 
 
 def as_seed(seed: object) -> int:

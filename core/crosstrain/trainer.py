@@ -11,7 +11,7 @@ from crosstrain.accelerator import Accelerator
 from crosstrain.callbacks import Callback, Run
 from crosstrain.data.phases import Batches, require_batches
 from crosstrain.data.viewing import Views
-from crosstrain.errors import CheckpointError, ConfigError, require_count, require_spec
+from crosstrain.errors import CheckpointError, ConfigError, require_count, require_instance, require_spec
 from crosstrain.metrics import MetricSum
 from crosstrain.state import TrainState, require_states
 from crosstrain.step import Compile, LossFn, Remat, StepOptions
@@ -52,7 +52,7 @@ class Trainer(Recipes):
         progress: show a progress bar on the terminal of the main process.
 
     Raises:
-        ConfigError: an option out of range, or something that is no state.
+        ConfigError: an option out of range, or what is no accelerator, state, callback or tracker.
     """
 
     def __init__(
@@ -74,9 +74,10 @@ class Trainer(Recipes):
         trackers: "Sequence[Tracker]" = (),
         progress: bool = True,
     ) -> None:
+        require_instance("accelerator", accelerator, Accelerator, "ct.Accelerator('jax')")
         require_states(state)
-        _require_instances("callbacks", callbacks, "ct.callbacks.Recorder()")
-        _require_instances("trackers", trackers, "ct.trackers.JsonLines('run.jsonl')")
+        _require_instances("callbacks", callbacks, Callback, "ct.callbacks.Recorder()")
+        _require_instances("trackers", trackers, object, "ct.trackers.JsonLines('run.jsonl')")
         require_count("log_every", log_every)
         require_count("steps_per_call", steps_per_call)
         self.accelerator, self.state, self.loss_fn = accelerator, state, loss_fn
@@ -177,7 +178,7 @@ class Trainer(Recipes):
         """
         from crosstrain.checkpoint import Checkpoints, CheckpointSpec
 
-        require_spec("checkpoints", checkpoints, CheckpointSpec, _CHECKPOINTS)
+        require_instance("checkpoints", checkpoints, CheckpointSpec, _CHECKPOINTS)
         if not Checkpoints(self.accelerator, checkpoints.root).steps():
             raise CheckpointError(
                 f"root must hold a checkpoint to resume from, got root={str(checkpoints.root)!r} without one. Give the "
@@ -270,9 +271,11 @@ class Trainer(Recipes):
         return (saver,)
 
 
-def _require_instances(name: str, given: Any, example: str) -> None:
-    if not isinstance(given, Sequence) or any(isinstance(each, type) for each in given):
-        raise ConfigError(f"{name} must be a list of objects, got {given!r}. Use for example {name}=[{example}].")
+def _require_instances(name: str, given: Any, kind: type, example: str) -> None:
+    if not isinstance(given, Sequence) or not all(
+        isinstance(each, kind) and not isinstance(each, type) for each in given
+    ):
+        raise ConfigError(f"{name} must be a list of {name}, got {given!r}. Use for example {name}=[{example}].")
 
 
 def _known_steps(loader: Batches, epochs: int, first: int | None = None) -> int | None:

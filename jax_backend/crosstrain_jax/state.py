@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from crosstrain.errors import require_instance
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
 from crosstrain.sharding import ShardingPlan
@@ -137,6 +138,7 @@ class JaxState(TrainState):
 
     def load(self, snapshot: Snapshot) -> None:
         """See `crosstrain.TrainState`."""
+        require_instance("snapshot", snapshot, Snapshot, "state.snapshot()")
         names, buffers = self._floating_buffers()
         check_names("params", self.parameter_shapes, snapshot.params)
         check_names("buffers", naming.shapes(names), snapshot.buffers)

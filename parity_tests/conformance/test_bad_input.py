@@ -207,11 +207,12 @@ def test_what_is_no_loader(make: Make, given: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"callbacks": ct.callbacks.Recorder()}, r"callbacks must be a list of objects, got .*Recorder\(\)\]"),
-        ({"callbacks": [ct.callbacks.Recorder]}, r"callbacks must be a list of objects, got .*Recorder\(\)\]"),
-        ({"trackers": ct.trackers.JsonLines("run.jsonl")}, "trackers must be a list of objects"),
+        ({"callbacks": ct.callbacks.Recorder()}, r"callbacks must be a list of callbacks, got .*Recorder\(\)\]"),
+        ({"callbacks": [ct.callbacks.Recorder]}, r"callbacks must be a list of callbacks, got .*Recorder\(\)\]"),
+        ({"callbacks": [3]}, r"callbacks must be a list of callbacks, got \[3\]"),
+        ({"trackers": ct.trackers.JsonLines("run.jsonl")}, "trackers must be a list of trackers"),
     ],
-    ids=["one callback", "a class", "one tracker"],
+    ids=["one callback", "a class", "a number", "one tracker"],
 )
 def test_what_is_no_list_of_callbacks(make: Make, options: dict[str, Any], message: str) -> None:
     accelerator = make()
@@ -223,6 +224,42 @@ def test_a_model_instead_of_a_state(make: Make) -> None:
     accelerator = make()
     with pytest.raises(ct.ConfigError, match=r"state must be a TrainState, got .*accelerator\.prepare"):
         ct.Trainer(accelerator, ct.models.build("mlp", MLP, accelerator), loss_fn)
+
+
+def test_what_is_no_accelerator(make: Make, backend: str) -> None:
+    with pytest.raises(ct.ConfigError, match=f"accelerator must be an instance of Accelerator, got .*'{backend}'"):
+        ct.Trainer(backend, prepared(make(), MLP), loss_fn)  # type: ignore[arg-type]
+
+
+def test_what_is_no_snapshot(make: Make) -> None:
+    with pytest.raises(ct.ConfigError, match="snapshot must be an instance of Snapshot, got snapshot=3"):
+        prepared(make(), MLP).load(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clip_norm": "1"}, "clip_norm must be positive or None, got clip_norm='1'"),
+        ({"clip_value": "a"}, "clip_value must be positive or None, got clip_value='a'"),
+        ({"layers": "layers"}, "layers must be a list of regular expressions, got 'layers'"),
+        ({"layers": [3]}, r"layers must be a list of regular expressions, got \[3\]"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_options_of_the_wrong_type(make: Make, options: dict[str, Any], message: str) -> None:
+    accelerator = make()
+    with pytest.raises(ct.ConfigError, match=message):
+        ct.Trainer(accelerator, prepared(accelerator, MLP), loss_fn, **options)
+
+
+def test_resuming_and_range_tests_without_their_specs(make: Make) -> None:
+    accelerator = make()
+    trainer = ct.Trainer(accelerator, prepared(accelerator, MLP), loss_fn, progress=False)
+    loader = accelerator.loader(images(4), batch_size=4)
+    with pytest.raises(ct.ConfigError, match="checkpoints must be an instance of CheckpointSpec, got checkpoints=None"):
+        trainer.resume(loader, epochs=1, checkpoints=None)  # type: ignore[arg-type]
+    with pytest.raises(ct.ConfigError, match="test must be an instance of RangeTest, got test=3"):
+        trainer.lr_find(loader, 3)  # type: ignore[arg-type]
 
 
 def test_batch_norm_of_one_value(make: Make) -> None:

@@ -237,6 +237,8 @@ def test_resume_options(make: Make, options: dict[str, Any], message: str) -> No
     [
         ({"every_steps": 0}, "every_steps must be at least 1, got every_steps=0"),
         ({"every_s": -1.0}, "every_s must be above 0 or None, got every_s=-1.0"),
+        ({"every_s": "5"}, "every_s must be above 0 or None, got every_s='5'"),
+        ({"signals": 3}, "signals must be names such as 'SIGTERM'.*got signals=3"),
         ({"signals": ("SIGNONE",)}, "signals must be names such as 'SIGTERM'"),
         ({"signals": ("SIGKILL",)}, "of signals that a process hears of, got signals="),
         ({"keep_last": 0}, "keep_last must be at least 1, got keep_last=0"),

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from crosstrain.errors import require_instance
 from crosstrain.models.experts import balances_of
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
@@ -201,6 +202,7 @@ class TorchState(TrainState):
 
     def load(self, snapshot: Snapshot) -> None:
         """See `crosstrain.TrainState`."""
+        require_instance("snapshot", snapshot, Snapshot, "state.snapshot()")
         buffers = naming.buffers(self._model)
         check_names("params", self.parameter_shapes, snapshot.params)
         check_names("buffers", naming.shapes(buffers), snapshot.buffers)

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from crosstrain.callbacks.states import State, load_states, states_of
 from crosstrain.checkpoint.manifest import Manifest
 from crosstrain.checkpoint.rules import Best, require_rules
 from crosstrain.checkpoint.series import Checkpoints
-from crosstrain.errors import ConfigError, CrosstrainError, require_count
+from crosstrain.errors import ConfigError, CrosstrainError, is_positive, require_count
 from crosstrain.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -61,9 +61,10 @@ class CheckpointSpec:
         if self.every_steps is not None:
             require_count("every_steps", self.every_steps)
         require_rules(self.keep_last, self.keep_every, self.keep_best)
-        if self.every_s is not None and not self.every_s > 0:
-            raise ConfigError(f"every_s must be above 0 or None, got every_s={self.every_s}.")
-        if not set(self.signals) <= set(signal.Signals.__members__) - {"SIGKILL", "SIGSTOP"}:
+        if self.every_s is not None and not is_positive(self.every_s):
+            raise ConfigError(f"every_s must be above 0 or None, got every_s={self.every_s!r}.")
+        heard = set(signal.Signals.__members__) - {"SIGKILL", "SIGSTOP"}
+        if not isinstance(self.signals, Iterable) or not set(self.signals) <= heard:
             raise ConfigError(
                 f"signals must be names such as 'SIGTERM', of signals that a process hears of, got "
                 f"signals={self.signals}."

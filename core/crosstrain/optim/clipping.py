@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from crosstrain.errors import ConfigError
+from crosstrain.errors import ConfigError, is_positive
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,8 +22,8 @@ class Clipping:
 
     def __post_init__(self) -> None:
         for name, limit in (("clip_norm", self.norm), ("clip_value", self.value)):
-            if limit is not None and not limit > 0:
-                raise ConfigError(f"{name} must be positive or None, got {name}={limit}.")
+            if limit is not None and not is_positive(limit):
+                raise ConfigError(f"{name} must be positive or None, got {name}={limit!r}.")
         if self.norm is not None and self.value is not None:
             raise ConfigError(
                 "only one of clip_norm and clip_value must be given, "

@@ -1,7 +1,7 @@
 """Layer groups of a trainer: one regular expression each, from the first layers to the last."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from crosstrain.errors import ConfigError
 from crosstrain.state import TrainState
@@ -32,8 +32,13 @@ def check_layers(layers: Sequence[str], state: TrainState) -> tuple[str, ...]:
     """The groups as they are.
 
     Raises:
-        ConfigError: an invalid expression, a group without parameters, or a parameter in none or several groups.
+        ConfigError: no list, an invalid expression, a group without parameters, or a parameter in none or
+            several groups.
     """
+    if isinstance(layers, str) or not isinstance(layers, Iterable) or not all(isinstance(each, str) for each in layers):
+        raise ConfigError(
+            f"layers must be a list of regular expressions, got {layers!r}. Use for example ['^(?!fc)', '^fc']."
+        )
     for match in layers:
         try:
             found = any(re.search(match, name) for name in state.parameter_shapes)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crosstrain.data.phases import Batches
-from crosstrain.errors import ConfigError, DataError, NonFiniteLossError, require_count
+from crosstrain.errors import ConfigError, DataError, NonFiniteLossError, require_count, require_instance
 from crosstrain.metrics import Metrics
 from crosstrain.schedules import Override, lr_range
 from crosstrain.state import TrainState
@@ -124,6 +124,7 @@ class RangeCurve:
 
 def range_test(step: TrainStep, state: TrainState, loader: Batches, test: RangeTest) -> RangeCurve:
     """Runs the range test, and puts state, optimizer and loader back bit for bit, also after an exception."""
+    require_instance("test", test, RangeTest, "ct.RangeTest(steps=50)")
     put_back, optimizer = state.keep(), state.optimizer
     rates = lr_range(test.start, test.end, test.steps)
     planned = Override(base=optimizer.learning_rate, part=rates, start=state.step, end=state.step + test.steps)
