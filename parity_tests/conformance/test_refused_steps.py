@@ -131,6 +131,19 @@ def test_weights_that_are_not_one_number_per_example(make: Make, shape: tuple[in
             next(iter(accelerator.loader(batch, batch_size=3)))
 
 
+@pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf])
+def test_weights_that_are_none(make: Make, weight: float) -> None:
+    """With a negative one the loss is no mean, and what it is nobody would see."""
+    accelerator = make()
+    batch = {**images(4), "weight": np.array([1, 0, weight, 1])}
+    message = f"weight must be finite and at least 0 for every example, got weight={weight} at index 2"
+    with pytest.raises(ct.DataError, match=message):
+        accelerator.train_step(loss_fn)(prepared(accelerator, MLP), batch)
+    for given in (batch, [{name: values[row] for name, values in batch.items()} for row in range(4)]):
+        with pytest.raises(ct.DataError, match=message):
+            next(iter(accelerator.loader(given, batch_size=4)))
+
+
 def test_a_batch_by_hand_in_which_nothing_counts(make: Make) -> None:
     accelerator = make()
     batch = {**images(4), "weight": np.zeros(4)}

@@ -224,16 +224,28 @@ def require_labels(fields: Mapping[str, np.ndarray], class_counts: Mapping[str, 
 
 
 def require_weights(batch: Mapping[str, Any]) -> None:
-    """Refuses weights that are not one number per example: they would broadcast into a loss of another size.
+    """Refuses weights that are not one number per example, which would broadcast into a loss of another size.
+
+    Neither are negative ones weights, nor such as are not finite: sum / weight would be no mean.
 
     Raises:
-        DataError: gives their shape.
+        DataError: gives their shape, or the first that is none.
     """
-    shape = np.shape(batch[WEIGHT]) if WEIGHT in batch else (0,)
-    if len(shape) != 1:
+    if WEIGHT not in batch:
+        return
+    weights = np.asarray(batch[WEIGHT])
+    if weights.ndim != 1:
         raise DataError(
-            f"{WEIGHT} must have shape (B,), one number per example, got {shape}. "
+            f"{WEIGHT} must have shape (B,), one number per example, got {weights.shape}. "
             "Flatten it, or give the field another name if it is not the weight of examples."
+        )
+    if weights.dtype.kind in "OSU":
+        return  # `Placement.convert` says so
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        raise DataError(
+            f"{WEIGHT} must be finite and at least 0 for every example, got {WEIGHT}={weights[wrong[0]]} at index "
+            f"{wrong[0]}. Give the field another name if it is not the weight of examples."
         )
 
 
