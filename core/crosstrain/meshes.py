@@ -61,7 +61,8 @@ class Meshes:
 
         A batch is then copied as the numbers of its examples: for data that fits beside the model, such as
         CIFAR-10 (150 MB of bytes), and transforms with `transform_on="device"`. The batches are the same. Every device
-        gets all of it, but fields of one dimension, such as labels. Several loaders can share it.
+        gets all of it, but fields of one dimension, such as labels. Several loaders can share it. Arrays that change
+        afterwards change nothing here.
 
         Args:
             source: a dict of arrays, the same on every process.
@@ -72,7 +73,8 @@ class Meshes:
         placement = self._placement()
         placement.require_whole_examples("examples")
         arrays = as_arrays(source)
-        fields = {name: values for name, values in arrays.items() if values.ndim > 1}
+        # A copy, since a device that is this machine's CPU may take the memory as it is, which is the caller's.
+        fields = {name: np.array(values) for name, values in arrays.items() if values.ndim > 1}
         return Resident(arrays, self, self._put_whole(placement.convert(fields)))
 
     def _stack_placer(self) -> Callable[[dict[str, np.ndarray]], dict[str, Any]] | None:

@@ -27,6 +27,16 @@ def test_batches_without_transforms(make: Any, precision: str) -> None:
     assert {values.dtype.itemsize for values in resident[0].values()} >= {1, 8 if precision == "fp64" else 4}
 
 
+def test_it_stays_as_it_was_when_the_arrays_change(make: Any) -> None:
+    accelerator = make(precision="fp32")
+    given = {name: values.copy() for name, values in FIELDS.items()}
+    source = accelerator.resident(given)
+    before = epochs(accelerator.loader(source, batch_size=8))
+    for values in given.values():
+        values[:] = 1
+    same(epochs(accelerator.loader(source, batch_size=8)), before)
+
+
 def test_only_the_numbers_of_its_examples_are_copied_for_a_batch(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     accelerator = make(precision="fp32")
     source = accelerator.resident(FIELDS)

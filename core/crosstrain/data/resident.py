@@ -41,7 +41,7 @@ class Rows(ArraySource):
 
 
 def as_arrays(source: Any) -> Arrays:
-    """A dict of arrays, each contiguous.
+    """A dict of arrays, each contiguous; those of one dimension, which stay on the host, are copies.
 
     Raises:
         DataError: anything else.
@@ -52,4 +52,9 @@ def as_arrays(source: Any) -> Arrays:
             f"a resident source must be a dict of arrays, got {type(source).__name__}. Read it into arrays, or give it "
             "to the loader as it is."
         )
-    return ArraySource({name: np.ascontiguousarray(values) for name, values in fields.items()}).fields()
+    return ArraySource({name: _array(values) for name, values in fields.items()}).fields()
+
+
+def _array(values: Any) -> np.ndarray:
+    array = np.ascontiguousarray(values)
+    return array.copy() if array.ndim == 1 else array
