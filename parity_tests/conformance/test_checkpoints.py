@@ -193,6 +193,14 @@ def test_other_numbers_of_the_optimizer_are_named(make: Make, tmp_path: Path, ca
             assert not named or words in caplog.text
 
 
+def test_another_precision_is_named(make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saved(make(precision="fp32"), tmp_path, 1)
+    accelerator = make(precision="bf16")
+    with caplog.at_level(logging.WARNING, "crosstrain"):
+        Checkpoints(accelerator, tmp_path).restore(prepared(accelerator, MLP, ADAM))
+    assert "with precision.compute_dtype=bfloat16 for float32" in caplog.text
+
+
 def test_another_vocabulary_is_refused_in_both_kinds(make: Make, tmp_path: Path) -> None:
     accelerator = make()
     state, other = (prepared(accelerator, dataclasses.replace(GPT, vocab_size=size), ADAM) for size in (32, 48))

@@ -1,14 +1,16 @@
-"""Whether a state goes on with the optimizer of a checkpoint: another kind is refused, other numbers are named."""
+"""Whether a run goes on with a checkpoint's optimizer: another kind is refused, other numbers and types are named."""
 
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from crosstrain.checkpoint.manifest import Manifest
 from crosstrain.checkpoint.specs import describe
 from crosstrain.errors import CheckpointError
+from crosstrain.precision import Precision
 from crosstrain.state import TrainState
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -41,11 +43,12 @@ def require_optimizer(path: Path, manifest: Manifest, state: TrainState) -> None
         )
 
 
-def note_differences(path: Path, manifest: Manifest, state: TrainState) -> None:
+def note_differences(path: Path, manifest: Manifest, state: TrainState, precision: Precision) -> None:
     """Names in the log what a resumed run does from here on in another way than the one that was saved."""
     found = list(differences(manifest.average, describe(state.average), "average"))
     if manifest.optimizer is not None and state.is_trainable:
         found += differences(manifest.optimizer, describe(state.optimizer), "optimizer")
+    found += differences(manifest.precision, asdict(precision), "precision")
     if found:
         logger.warning("going on from %s with %s", path, ", ".join(found))
 

@@ -116,7 +116,7 @@ def restore(
     require_optimizer(opened.path, opened.manifest, state)
     put_back(accelerator, path, lambda: state.load(opened.snapshot), loader, opened.manifest)
     if accelerator.is_main_process:
-        note_differences(opened.path, opened.manifest, state)
+        note_differences(opened.path, opened.manifest, state, accelerator.precision)
     return opened
 
 

@@ -191,7 +191,7 @@ class Checkpoints:
 
         put_back(self._accelerator, folder, load, loader, manifest)
         if self._accelerator.is_main_process:
-            note_differences(folder, manifest, state)
+            note_differences(folder, manifest, state, self._accelerator.precision)
         self._began = self._newest = manifest.step
         self._own = {manifest.step}
         return manifest
