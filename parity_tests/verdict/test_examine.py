@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,6 +127,16 @@ def test_losses_that_stop_being_finite_name_the_batch() -> None:
     report = examine(port, free_steps=4, low_precision=False)
     assert [finding.where for finding in report.verdict.findings] == ["loss of the free run"]
     assert "no loss is finite from batch 2 on (nan on torch, nan on jax)" in report.verdict.first.cause
+
+
+def test_a_loss_that_no_parameter_changes_is_no_proof() -> None:
+    def nothing(model: Any, batch: Any, ops: Any) -> Any:
+        return ops.mean(0 * model(batch["x"])[:, 0])
+
+    report = examine(small_port(torch_loss=nothing, jax_loss=nothing), free_steps=2, low_precision=False)
+    assert report.verdict is not None
+    assert [finding.where for finding in report.verdict.findings] == ["all gradients"]
+    assert "the loss does not depend on the parameters" in report.verdict.first.cause
 
 
 def test_a_model_that_cannot_run_in_bfloat16_is_compared_without_it() -> None:

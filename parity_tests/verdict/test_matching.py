@@ -63,6 +63,13 @@ def test_a_hint_settles_it() -> None:
         match(weights("a.weight"), weights("x.weight"), {"a.weight": "z.weight"})
 
 
+def test_a_hint_joins_equal_shapes() -> None:
+    """Else the report would say of their true partners that they have none."""
+    other = [Parameter("x.weight", (8, 4), "weight")]
+    with pytest.raises(ct.ConfigError, match=r"got 'a.weight' of shape .* and 'x.weight' of shape \(8, 4\)"):
+        match(weights("a.weight"), other, {"a.weight": "x.weight"})
+
+
 def test_what_has_no_partner_is_named() -> None:
     matching = match(weights("a.weight"), [*weights("a.weight"), Parameter("a.bias", (4,), "bias")])
     assert matching.unmatched == ("a.bias",)

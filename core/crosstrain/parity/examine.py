@@ -55,7 +55,8 @@ def examine(port: Port, *, free_steps: int = 100, low_precision: bool = True, se
         seeds: nudged runs per envelope.
 
     Raises:
-        ConfigError: no steps, fewer than two seeds, or a hint that names no parameter.
+        ConfigError: no steps, fewer than two seeds, or a hint that names no parameter, or one of another
+            shape.
     """
     if free_steps < 1 or seeds < 2:
         raise ConfigError(

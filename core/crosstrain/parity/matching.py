@@ -131,7 +131,7 @@ def match(
         hints: reference name -> other name, for what cannot be found.
 
     Raises:
-        ConfigError: a hint names a parameter that is not there.
+        ConfigError: a hint names a parameter that is not there, or one of another shape.
     """
     search = _Search(reference, other)
     _take_hints(search, hints or {})
@@ -173,6 +173,12 @@ def _take_hints(search: _Search, hints: Mapping[str, str]) -> None:
                 raise ConfigError(
                     f"a hint must name a parameter of the {side} model, got {name!r}; it has {', '.join(known)}."
                 )
+        x, y = search.reference[mine].shape, search.other[theirs].shape
+        if x != y:
+            raise ConfigError(
+                f"a hint must join parameters of one shape, got {mine!r} of shape {x} and {theirs!r} of shape {y}, as "
+                "both engines write it."
+            )
         search.take(mine, (theirs,), "hint")
 
 

@@ -52,6 +52,7 @@ class OneStep:
         updates: by parameter, from the same gradients.
         moments: by `slot/parameter`, from the same gradients; averages of the weights have the slot `average`.
         whole: what the whole step (accumulation, clipping, buffers) changed differently although its parts agree.
+        idle: whether every gradient is exactly 0 on both sides, so that there is nothing to compare in them.
         findings: what exceeds the limits, in causal order.
     """
 
@@ -62,6 +63,7 @@ class OneStep:
     updates: Mapping[str, float]
     moments: Mapping[str, float]
     whole: Mapping[str, float]
+    idle: bool
     findings: tuple[Finding, ...]
 
 
@@ -103,6 +105,7 @@ def one_step(a: Live, b: Live, start: Snapshot, batch: Arrays, limits: Limits) -
         updates=updates,
         moments=moments,
         whole=whole,
+        idle=not any(np.any(values) for each in (x, y) for values in each.gradients.values()),
         findings=(),
     )
     parted = origins(forward, x, y, limits.activation)

@@ -49,7 +49,7 @@ class Port:
         Buffers that no training step changes need no partner.
 
         Raises:
-            ConfigError: a hint names a parameter that is not there.
+            ConfigError: a hint names a parameter that is not there, or one of another shape.
         """
         torch = Side(
             backend="torch",

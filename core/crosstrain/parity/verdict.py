@@ -99,7 +99,7 @@ def compare_open(
         one_step(a, b, replace(snapshot, step=step), a.side.batches(step), FLOAT64)
         for step, snapshot in zip(points, snapshots, strict=True)
     )
-    return _verdict(a, b, static, checks, losses, _free_findings(*losses, checks))
+    return _verdict(a, b, static, checks, losses, [*_idle(checks), *_free_findings(*losses, checks)])
 
 
 def exchangeable(a: Live, b: Live, start: Snapshot) -> bool:
@@ -151,6 +151,26 @@ def _broken(a: Live, b: Live, x: np.ndarray, y: np.ndarray) -> Finding | None:
         step=first,
         cause=cause,
     )
+
+
+def _idle(checks: Sequence[OneStep]) -> list[Finding]:
+    """A loss that no parameter changes is the same for any two models: that it agrees says nothing."""
+    if not checks or not all(check.idle for check in checks):
+        return []
+    cause = (
+        "every gradient is exactly 0 on both engines in every step that was looked at: the loss does not depend on the "
+        "parameters, so that nothing was trained"
+    )
+    return [
+        Finding(
+            channel="backward",
+            where="all gradients",
+            difference=float("inf"),
+            limit=FLOAT64.gradient,
+            step=checks[0].step,
+            cause=cause,
+        )
+    ]
 
 
 def _free_findings(a: np.ndarray, b: np.ndarray, checks: Sequence[OneStep]) -> list[Finding]:
