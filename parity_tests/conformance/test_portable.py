@@ -124,6 +124,8 @@ def text(value: str) -> Callable[[Path], None]:
         (text("[]"), "must be what crosstrain wrote, got TypeError"),
         (edit(lambda m: m.update(format=99)), "format must be 1, got format=99"),
         (edit(lambda m: m.update(step=-1)), "step must be an integer of at least 0, got step=-1"),
+        (edit(lambda m: m.update(optimizer=3)), "optimizer must hold names and values, got optimizer=3"),
+        (edit(lambda m: m.update(data=3)), "data must hold names and values, got data=3"),
         (edit(lambda m: m.update(surprise=1)), "must be what crosstrain wrote, got TypeError"),
         (
             edit(lambda m: m["sections"]["params"][0].update(file="../elsewhere.safetensors")),

@@ -143,6 +143,9 @@ def _parse(values: dict[str, Any]) -> Manifest:
         )
     if type(values["step"]) is not int or values["step"] < 0:
         raise CheckpointError(f"step must be an integer of at least 0, got step={values['step']!r}.")
+    for name in ("optimizer", "data", "progress"):
+        if not isinstance(values.get(name), dict | None):
+            raise CheckpointError(f"{name} must hold names and values, got {name}={values[name]!r}. It is damaged.")
     sections = {name: tuple(map(_shard, shards)) for name, shards in values["sections"].items()}
     unknown = [name for name in sections if not _SECTION.fullmatch(name)]
     if unknown or ("params" not in sections and not values["files"]):
