@@ -8,11 +8,14 @@ type of the layer that owns the variable:
 | Linear | kernel (in, out) | weight (out, in) |
 | LinearGeneral (attention) | kernel (*in, *out) | weight (out, in), heads merged |
 | Conv | kernel (*window, in, out) | weight (out, in, *window) |
+| ConvTranspose | kernel (*window, in, out), with transpose_kernel (*window, out, in) | weight (in, out, *window) |
 | Embed | embedding | weight |
+| PReLU | negative_slope () | weight (1,) |
 | norms | scale | weight |
 | BatchNorm | mean, var | running_mean, running_var |
 
-Anything else keeps its path and layout.
+Anything else keeps its path and layout. Torch slides the window of a transposed convolution the other way round than
+flax does without `transpose_kernel`: it is turned round on the way.
 """
 
 import math
@@ -41,7 +44,9 @@ class Leaf:
         role: what it is, for weight decay and groups.
         shape: flax's shape.
         split: how many of the permuted dimensions form the canonical first dimension, the others forming the second
-            (attention projections keep heads apart); 0 where dimensions stay as they are.
+            (attention projections keep heads apart); 0 where dimensions stay as they are. A scalar that is split
+            has the canonical shape (1,).
+        turned: whether the window, all canonical dimensions but the first two, is turned round.
     """
 
     name: str
@@ -49,14 +54,15 @@ class Leaf:
     role: Role
     shape: tuple[int, ...]
     split: int = 0
+    turned: bool = False
 
     def to_canonical(self, values: Any) -> Any:
         """From flax's layout; an array of NumPy or, inside a compiled step, of JAX."""
-        return values.transpose(self.axes).reshape(self.canonical_shape)
+        return self._turn(values.transpose(self.axes).reshape(self.canonical_shape))
 
     def from_canonical(self, values: Any) -> Any:
         """To flax's layout, as `to_canonical`."""
-        return values.reshape(self._permuted).transpose(np.argsort(self.axes).tolist())
+        return self._turn(values).reshape(self._permuted).transpose(np.argsort(self.axes).tolist())
 
     @property
     def canonical_shape(self) -> tuple[int, ...]:
@@ -64,13 +70,18 @@ class Leaf:
         if not self.split:
             return self._permuted
         parts = (self._permuted[: self.split], self._permuted[self.split :])
-        return tuple(math.prod(part) for part in parts if part)
+        return tuple(math.prod(part) for part in parts if part) or (1,)
 
     def parts(self, dimension: int) -> list[int]:
         """The dimensions in flax's layout that form a canonical dimension, the outermost first."""
         if not self.split:
             return [self.axes[dimension]]
         return list((self.axes[: self.split], self.axes[self.split :])[dimension])
+
+    def _turn(self, values: Any) -> Any:
+        return (
+            values[(slice(None), slice(None), *[slice(None, None, -1)] * (values.ndim - 2))] if self.turned else values
+        )
 
     @property
     def _permuted(self) -> tuple[int, ...]:
@@ -131,7 +142,7 @@ def definition_order(model: nnx.Module) -> list[str]:
 def _leaf(path: tuple[Any, ...], shape: tuple[int, ...], owner: Any) -> Leaf:
     *prefix, last = (str(part) for part in path)
     ndim = len(shape)
-    name, axes, split = last, tuple(range(ndim)), 0
+    name, axes, split, turned = last, tuple(range(ndim)), 0, False
     norm = isinstance(owner, _NORMS) or getattr(owner, "canonical_norm", False)
     if isinstance(owner, nnx.LinearGeneral):
         inputs = len(owner.in_features) if isinstance(owner.in_features, tuple) else 1
@@ -143,11 +154,17 @@ def _leaf(path: tuple[Any, ...], shape: tuple[int, ...], owner: Any) -> Leaf:
         name, axes = "weight", (1, 0)
     elif isinstance(owner, nnx.Conv) and last == "kernel":
         name, axes = "weight", (ndim - 1, ndim - 2, *range(ndim - 2))
+    elif isinstance(owner, nnx.ConvTranspose) and last == "kernel":
+        name, turned = "weight", not owner.transpose_kernel
+        channels = (ndim - 2, ndim - 1) if turned else (ndim - 1, ndim - 2)
+        axes = (*channels, *range(ndim - 2))
+    elif isinstance(owner, nnx.PReLU):
+        name, split = "weight", 1
     elif (isinstance(owner, nnx.Embed) and last == "embedding") or (norm and last == "scale"):
         name = "weight"
     elif norm and last in ("mean", "var"):
         name = f"running_{last}"
-    return Leaf(".".join([*prefix, name]), axes, _role(owner, last), shape, split)
+    return Leaf(".".join([*prefix, name]), axes, _role(owner, last), shape, split, turned)
 
 
 def _role(owner: Any, name: str) -> Role:

@@ -11,6 +11,12 @@ LAYERS = {
     "Linear": (lambda r: nnx.Linear(2, 3, rngs=r), {"weight": (3, 2), "bias": (3,)}),
     "Conv": (lambda r: nnx.Conv(2, 3, (5, 4), rngs=r), {"weight": (3, 2, 5, 4), "bias": (3,)}),
     "Conv1d": (lambda r: nnx.Conv(2, 3, (5,), rngs=r), {"weight": (3, 2, 5), "bias": (3,)}),
+    "ConvTranspose": (lambda r: nnx.ConvTranspose(2, 3, (5, 4), rngs=r), {"weight": (2, 3, 5, 4), "bias": (3,)}),
+    "ConvTranspose of torch": (
+        lambda r: nnx.ConvTranspose(2, 3, (5, 4), transpose_kernel=True, rngs=r),
+        {"weight": (2, 3, 5, 4), "bias": (3,)},
+    ),
+    "PReLU": (lambda r: nnx.PReLU(), {"weight": (1,)}),
     "Embed": (lambda r: nnx.Embed(7, 2, rngs=r), {"weight": (7, 2)}),
     "LayerNorm": (lambda r: nnx.LayerNorm(3, rngs=r), {"weight": (3,), "bias": (3,)}),
     "BatchNorm": (lambda r: nnx.BatchNorm(3, rngs=r), {"weight": (3,), "bias": (3,)}),
