@@ -13,12 +13,12 @@ def fold(reduction: str, rows: np.ndarray) -> np.ndarray:
     """The rows of all processes, shape (process_count, m), reduced to shape (m,).
 
     Rows are added one after the other, floats in float64 (complex128), so that the result depends on the values alone.
+    So are integers for their mean, since a sum of 64 bits may wrap round where the mean fits.
     """
     if reduction in ("max", "min"):
         return functools.reduce(np.maximum if reduction == "max" else np.minimum, rows)
-    wide = np.result_type(
-        rows.dtype, {"f": np.float64, "c": np.complex128, "u": np.uint64}.get(rows.dtype.kind, np.int64)
-    )
+    whole = np.float64 if reduction == "mean" else np.uint64 if rows.dtype.kind == "u" else np.int64
+    wide = np.result_type(rows.dtype, {"f": np.float64, "c": np.complex128}.get(rows.dtype.kind, whole))
     total: Any = functools.reduce(np.add, rows.astype(wide))
     if reduction == "mean":
         total = total / len(rows)
