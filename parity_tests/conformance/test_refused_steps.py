@@ -144,6 +144,25 @@ def test_weights_that_are_none(make: Make, weight: float) -> None:
             next(iter(accelerator.loader(given, batch_size=4)))
 
 
+@pytest.mark.parametrize("options", [{}, {"accumulate_steps": 2}], ids=str)
+@pytest.mark.parametrize(
+    "loss", [lambda batch, ops: 0.0, lambda batch, ops: ops.mean(batch["image"])], ids=["0", "data"]
+)
+def test_a_loss_without_parameters(make: Make, backend: str, options: dict[str, Any], loss: Callable[..., Any]) -> None:
+    """JAX knows the gradient of anything, which is 0 here; torch keeps none to go back from."""
+    accelerator = make()
+    step = accelerator.train_step(lambda model, batch, ops: loss(batch, ops), **options)
+    state = prepared(accelerator, MLP)
+    if backend == "torch":
+        with pytest.raises(
+            ct.LossError, match="a loss that depends on parameters that learn, got one without a gradient"
+        ):
+            step(state, images(4))
+    else:
+        step(state, images(4))
+        assert state.step == 1
+
+
 def test_a_batch_by_hand_in_which_nothing_counts(make: Make) -> None:
     accelerator = make()
     batch = {**images(4), "weight": np.zeros(4)}

@@ -177,6 +177,7 @@ class Gradient:
                 if finds_out and replicas is not None:
                     reaches_all = reaches_all and replicas.reaches_all(outputs["loss"].sum)
                 total_loss = outputs["loss"].sum
+                _require_gradient(total_loss)
                 run_backward(total_loss, torch.ones_like(total_loss))
             total = add(total, detach(outputs))
         if replicas is not None:
@@ -285,7 +286,16 @@ COMPILE_OPTIONS: dict[str, Any] = (
 def backward(loss: Loss) -> None:
     """Adds the gradients of sum / weight to the parameters: those of the sum, which begin with 1 / weight."""
     total, weight = loss
+    _require_gradient(total)
     run_backward(total, torch.as_tensor(weight, dtype=total.dtype, device=total.device).reciprocal())
+
+
+def _require_gradient(total: object) -> None:
+    if not getattr(total, "requires_grad", False):
+        raise LossError(
+            "loss_fn must return a loss that depends on parameters that learn, got one without a gradient. Return a "
+            "tensor of the model's outputs: neither .item() nor .detach(), nothing made in torch.no_grad()."
+        )
 
 
 def run_backward(total: torch.Tensor, start: torch.Tensor) -> None:
