@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+import crosstrain as ct
 from crosstrain.parity import compare_low_precision, detection
 from crosstrain.parity.envelope import nudged
 from parity_tests.mutations.bases import BASES, PAIRED, TOTAL_STEPS, start
@@ -22,6 +23,12 @@ def test_clean_pairs_stay_inside(name: str, precision: str) -> None:
     assert report.findings == ()
     assert 0 < report.worst <= 1
     assert report.free.difference.shape == (6,)
+
+
+def test_other_precisions_are_refused() -> None:
+    side = BASES["mlp"].side("torch")
+    with pytest.raises(ct.ConfigError, match="precision must be one of fp32, bf16, got precision='bf16-pure'"):
+        compare_low_precision(side, side, precision="bf16-pure", total_steps=TOTAL_STEPS)
 
 
 def test_a_planted_difference_leaves_the_envelope() -> None:

@@ -105,8 +105,13 @@ def compare_low_precision(
         free_steps: steps of the free run; 0 leaves it out.
 
     Raises:
-        ConfigError: fewer than two seeds make no envelope.
+        ConfigError: fewer than two seeds make no envelope; another precision.
     """
+    if precision not in ULP:
+        raise ConfigError(
+            f"precision must be one of {', '.join(ULP)}, got precision={precision!r}. float64 is for "
+            "crosstrain.parity.compare."
+        )
     return compare_low_precision_open(
         a.open(precision),
         b.open(precision),
