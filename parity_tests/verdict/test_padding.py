@@ -23,9 +23,10 @@ class TorchNet(nn.Module):
         torch.manual_seed(0)
         options = {"stride": stride, "dilation": dilation, "padding": padding, "padding_mode": mode}
         self.conv = nn.Conv2d(2, 4, kernel, **options)
+        self.before = (0, 0, 0, 0)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(self.conv(image)).mean((1, 2, 3))
+        return torch.tanh(self.conv(nn.functional.pad(image, self.before))).mean((1, 2, 3))
 
 
 class FlaxNet(nnx.Module):
@@ -41,10 +42,32 @@ def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
     return ops.mean(model(batch["image"]) ** 2)
 
 
-def sides(size: int, shape: tuple[int, int, int], padding: Any, of_flax: Any, mode: str = "zeros") -> tuple[Side, Side]:
-    """Both models, on images of a size; `shape` is kernel, stride and dilation, `mode` what torch pads with."""
+def sides(
+    size: int,
+    shape: tuple[int, int, int],
+    padding: Any,
+    of_flax: Any,
+    mode: str = "zeros",
+    before: tuple[int, int, int, int] = (0, 0, 0, 0),
+) -> tuple[Side, Side]:
+    """Both models, on images of a size.
+
+    Args:
+        size: height and width.
+        shape: kernel, stride and dilation.
+        padding: of torch's convolution.
+        of_flax: of flax's.
+        mode: what torch pads with.
+        before: zeros that the torch model puts around the image itself.
+    """
+
+    def torch_model() -> TorchNet:
+        model = TorchNet(*shape, padding, mode)
+        model.before = before
+        return model
+
     port = Port(
-        torch_model=lambda: TorchNet(*shape, padding, mode),
+        torch_model=torch_model,
         jax_model=lambda: FlaxNet(*shape, of_flax),
         torch_loss=loss_fn,
         jax_loss=loss_fn,
@@ -69,6 +92,21 @@ def sides(size: int, shape: tuple[int, int, int], padding: Any, of_flax: Any, mo
 )
 def test_equal_zeros_are_no_difference(size: int, shape: tuple[int, int, int], padding: Any, of_flax: Any) -> None:
     assert compare(*sides(size, shape, padding, of_flax), total_steps=1, free_steps=2).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("shape", "of_flax", "before"),
+    [((3, 1, 1), "SAME", (1, 1, 1, 1)), ((3, 2, 1), "SAME", (0, 1, 0, 1)), ((3, 2, 1), ((1, 1), (1, 1)), (1, 1, 1, 1))],
+)
+def test_zeros_put_around_before_a_layer_are_no_difference(
+    shape: tuple[int, int, int], of_flax: Any, before: tuple[int, int, int, int]
+) -> None:
+    assert compare(*sides(6, shape, 0, of_flax, before=before), total_steps=1, free_steps=2).findings == ()
+
+
+def test_other_zeros_put_around_before_a_layer_are_named() -> None:
+    found = compare(*sides(6, (3, 2, 1), 0, "SAME", before=(1, 0, 1, 0)), total_steps=1, free_steps=2).findings
+    assert [each.where for each in found[:2]] == ["conv.padding", "between the input of (model) and conv"]
 
 
 @pytest.mark.parametrize("mode", ["circular", "reflect"])

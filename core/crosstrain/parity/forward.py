@@ -64,14 +64,27 @@ def compare_forward(x: Probe, y: Probe) -> Forward:
     return Forward(order=order, inputs=inputs, outputs={name: outputs[name] for name in [*left, *rest]})
 
 
+def resized(forward: Forward, x: Probe, y: Probe, limit: float) -> frozenset[str]:
+    """Modules that are given more numbers on one side, and return the same: padded before it, or by it."""
+    return frozenset(
+        name
+        for name in forward.inputs
+        if x.inputs[name][0].size != y.inputs[name][0].size and forward.outputs.get(name, np.inf) <= limit
+    )
+
+
 def origins(forward: Forward, x: Probe, y: Probe, limit: float) -> list[Origin]:
     """The places at which the two part, in the order of execution; what only follows from them is left out.
 
     An input that differs, right after a value that agrees, comes from an operation between two modules. An output
-    that differs, although the module's inputs and everything inside it agree, comes from the module itself.
+    that differs, although the module's inputs and everything inside it agree, comes from the module itself. An input
+    of another size is no difference where the output agrees.
     """
-    found = []
-    bad = [not forward.measured(event) <= limit for event in forward.order]
+    found, padded = [], resized(forward, x, y, limit)
+    bad = [
+        not forward.measured(event) <= limit and not (event.kind == "input" and event.module in padded)
+        for event in forward.order
+    ]
     for index, event in enumerate(forward.order):
         entered = _entered(forward.order, index)
         before = bad[index - 1 : index] if event.kind == "input" else bad[entered:index]

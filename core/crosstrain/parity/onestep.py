@@ -8,7 +8,7 @@ import numpy as np
 from crosstrain.data.sources import Arrays
 from crosstrain.parity import causes
 from crosstrain.parity.findings import Channel, Finding, differences, exceeding, tensor_difference
-from crosstrain.parity.forward import Origin, backward_order, compare_forward, origins
+from crosstrain.parity.forward import Origin, backward_order, compare_forward, origins, resized
 from crosstrain.parity.rounding import uncertain, vanishing
 from crosstrain.parity.side import Live
 from crosstrain.probe import Probe
@@ -53,6 +53,7 @@ class OneStep:
         moments: by `slot/parameter`, from the same gradients; averages of the weights have the slot `average`.
         whole: what the whole step (accumulation, clipping, buffers) changed differently although its parts agree.
         idle: whether every gradient is exactly 0 on both sides, so that there is nothing to compare in them.
+        resized: modules whose inputs have other sizes although their outputs agree.
         findings: what exceeds the limits, in causal order.
     """
 
@@ -64,6 +65,7 @@ class OneStep:
     moments: Mapping[str, float]
     whole: Mapping[str, float]
     idle: bool
+    resized: frozenset[str]
     findings: tuple[Finding, ...]
 
 
@@ -106,6 +108,7 @@ def one_step(a: Live, b: Live, start: Snapshot, batch: Arrays, limits: Limits) -
         moments=moments,
         whole=whole,
         idle=not any(np.any(values) for each in (x, y) for values in each.gradients.values()),
+        resized=resized(forward, x, y, limits.activation),
         findings=(),
     )
     parted = origins(forward, x, y, limits.activation)
