@@ -57,6 +57,21 @@ def test_bfloat16_weights_meet_bfloat16_inputs(make: Make, config: Any, options:
     }
 
 
+def test_sums_over_micro_batches_are_float32(make: Make) -> None:
+    """Also where a loss function gives them in bfloat16, in which 1600 and 100 more are 1696."""
+
+    def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
+        counted = batch["counted"].sum()
+        return ct.Loss((model(batch["image"]) * 0.0).sum() + counted, counted), {"counted": ct.Loss(counted, 1.0)}
+
+    accelerator = make(precision="bf16")
+    state = prepared(accelerator, LINEAR, ct.sgd(0.1))
+    batch = {"image": np.ones((64, 40), np.float32), "counted": np.full(64, 50.0, np.float32)}
+    metrics = accelerator.train_step(loss_fn, accumulate_steps=32)(state, batch)
+    weight = dict(zip(metrics.names, metrics.sums().tolist(), strict=True))["loss"][1]
+    assert (weight, metrics["loss"], metrics["counted"]) == (3200.0, 1.0, 100.0)
+
+
 def exact(model: Any, batch: Any, ops: ct.Ops) -> Any:
     """A loss whose gradients are small multiples of 1 / 8: the same numbers in bfloat16 and float32."""
     return ops.mean((model(batch["x"]) * batch["side"]).sum(-1))

@@ -18,7 +18,7 @@ from crosstrain.objective import read_outputs
 from crosstrain.precision import Precision
 from crosstrain.step import LossFn
 from crosstrain_torch.ops import TorchOps
-from crosstrain_torch.precision import casts, compute_batch, compute_params
+from crosstrain_torch.precision import casts, compute_batch, compute_params, wide_dtype
 from crosstrain_torch.state import TorchState, with_averages
 
 Batch = dict[str, torch.Tensor]
@@ -46,10 +46,16 @@ def _detached(part: Any) -> Any:
 
 
 def add(total: Outputs, part: Outputs) -> Outputs:
-    """Over both; of nothing and a part, that part."""
+    """Over both, in float32 or wider; of nothing and a part, that part."""
+    part = {name: Loss(_widened(loss.sum), _widened(loss.weight)) for name, loss in part.items()}
     if not total:
         return part
     return {name: Loss(total[name].sum + loss.sum, total[name].weight + loss.weight) for name, loss in part.items()}
+
+
+def _widened(part: Any) -> Any:
+    # A weight of 100 added to 32768 in bfloat16 is 32768.
+    return part.to(wide_dtype(part)) if isinstance(part, torch.Tensor) and part.is_floating_point() else part
 
 
 class Objective(nn.Module):
