@@ -1,5 +1,7 @@
 """The learning-rate finder: the same suggestion on both engines, and everything as it was before."""
 
+import contextlib
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +115,16 @@ def test_an_exception_in_the_middle_puts_everything_back(make: Make) -> None:
         trainer.lr_find(loader)
     assert same(before, trainer.state.snapshot())
     assert loader.state_dict() == position
+
+
+def test_where_all_stands_still_in_the_middle_everything_is_put_back(make: Make) -> None:
+    still = dataclasses.replace(ct.adamw(1e-3), layers=(ct.LayerGroup(frozen=((10, None),)),))
+    trainer, loader = finder(make(), still)
+    before = trainer.state.snapshot()
+    with contextlib.suppress(ct.LossError):  # of torch, which has nothing to differentiate then
+        trainer.lr_find(loader)
+    assert trainer.state.optimizer == still
+    assert same(before, trainer.state.snapshot())
 
 
 def test_the_plot_is_a_picture(make: Make, tmp_path: Path) -> None:

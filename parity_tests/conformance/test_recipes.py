@@ -84,6 +84,8 @@ def test_layers_by_hand_are_frozen_and_thawed(make: Make) -> None:
     assert trainer.state.frozen == ()
     with pytest.raises(ct.ConfigError, match=r"count must be in \[1, 1\]"):
         trainer.freeze(2)
+    with pytest.raises(ct.ConfigError, match=r"at least two groups to freeze the first, got layers=\(''"):
+        trainer_of(make(), layers=("",)).freeze()
 
 
 @pytest.mark.parametrize(

@@ -135,8 +135,8 @@ def range_test(step: TrainStep, state: TrainState, loader: Batches, test: RangeT
             losses = _losses(step, state, loader, test)
     finally:
         _drop_last_check(step)
+        put_back()  # first: a later step may be one in which no parameter would learn, which is refused
         state.change_optimizer(optimizer)
-        put_back()
     return RangeCurve(
         rates=rates.table(test.steps)[: len(losses)],
         losses=losses,

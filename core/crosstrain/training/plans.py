@@ -139,11 +139,7 @@ def fine_tune_plan(
     Source: fastai's `Learner.fine_tune`: `fit_one_cycle(freeze_epochs, base_lr, pct_start=0.99)`, then with half the
     rate `fit_one_cycle(epochs, slice(base_lr / lr_mult, base_lr), pct_start=pct_start, div=div)`.
     """
-    if len(layers) < 2:
-        raise ConfigError(
-            f"layers must be at least two groups to fine-tune, got layers={tuple(layers)}. "
-            "Name them: ct.Trainer(..., layers=(r'^(?!head)', '^head'))."
-        )
+    require_several(layers, "to fine-tune")
     if not (isinstance(base_lr, Real) and lr_mult > 0):
         raise ConfigError(
             f"base_lr must be a number and lr_mult above 0, got base_lr={base_lr!r} and lr_mult={lr_mult}. "
@@ -160,6 +156,19 @@ def fine_tune_plan(
     for cycle, peak, begin, count in halves:
         planned = _during(planned, begin, count, cycle.rate(peak, count), cycle.momenta(optimizer, count))
     return planned
+
+
+def require_several(layers: Sequence[str], purpose: str) -> None:
+    """Refuses a single layer group, where a first one is to be told from the last.
+
+    Raises:
+        ConfigError: says how to name them.
+    """
+    if len(layers) < 2:
+        raise ConfigError(
+            f"layers must be at least two groups {purpose}, got layers={tuple(layers)}. "
+            "Name them: ct.Trainer(..., layers=(r'^(?!head)', '^head'))."
+        )
 
 
 def cut(optimizer: OptimizerSpec, step: int) -> OptimizerSpec:

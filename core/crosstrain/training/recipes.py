@@ -22,6 +22,7 @@ from crosstrain.training.plans import (
     give_back,
     one_cycle_plan,
     planned_steps,
+    require_several,
 )
 
 if TYPE_CHECKING:
@@ -161,8 +162,9 @@ class Recipes:
         As fastai, norms of frozen layers go on learning. `trainer.state.freeze(match)` freezes by name instead.
 
         Raises:
-            ConfigError: no such number of layer groups.
+            ConfigError: no such number of layer groups, or a single one.
         """
+        require_several(self.layers, "to freeze the first")
         count = len(self.layers) - 1 if count is None else count
         if not 0 < count < len(self.layers):
             raise ConfigError(f"count must be in [1, {len(self.layers) - 1}] for layers={self.layers}, got {count}.")
