@@ -46,7 +46,7 @@ class Gradients(abc.ABC):
 
     @abc.abstractmethod
     def to_host(self) -> dict[str, np.ndarray]:
-        """Canonical name -> gradient, canonical layout. Waits."""
+        """Canonical name -> gradient, canonical layout; of a parameter that stands still, 0. Waits."""
 
     def global_norm(self) -> float:
         """L2 norm over all gradients together. Waits."""

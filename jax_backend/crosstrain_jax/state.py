@@ -202,6 +202,8 @@ class JaxState(TrainState):
         layout = self.layout
 
         def apply(params: Leaves, moments: Leaves, averages: Leaves, count: Any, grads: Leaves, hyper: Any) -> Any:
+            # Those that stand still do not count in the norm; the gradients may be of another step, or from the host.
+            grads = tuple(jnp.zeros_like(grad) if place in layout.held else grad for place, grad in enumerate(grads))
             grads = optim.clip(grads, clipping)
             return *layout.update(params, moments, averages, grads, hyper), count + 1
 

@@ -150,6 +150,31 @@ def test_frozen_gradients_do_not_count_in_the_norm(make: Make) -> None:
     )
 
 
+def test_gradients_of_frozen_parameters_go_to_the_host_and_back(make: Make) -> None:
+    """They are 0, and do not count in the norm where they are not; a parameter that thaws before the update decays."""
+    accelerator = make()
+    state = prepared(accelerator, MLP, ct.sgd(0.1, momentum=0.9, weight_decay=0.1))
+    state.freeze(BODY)
+    _, gradients = accelerator.value_and_grad(loss_fn)(state, rows(0))
+    host = gradients.to_host()
+    assert host.keys() == state.parameter_shapes.keys()
+    assert all(host[name].any() != name.startswith("layers.0") for name in host)
+    given = host | {name: np.full(shape, 7.0) for name, shape in state.parameter_shapes.items() if name in state.frozen}
+    before = dict(state.snapshot().params)
+    state.apply_gradients(state.to_gradients(given), clip_norm=0.01)
+    scale = 0.01 / gradients.global_norm()
+    expected = {
+        name: p if name in state.frozen else p - 0.1 * (scale * host[name] + 0.1 * p) for name, p in before.items()
+    }
+    assert worst(dict(state.snapshot().params), expected) <= 1e-12
+    _, gradients = accelerator.value_and_grad(loss_fn)(state, rows(0))
+    state.unfreeze()
+    state.apply_gradients(gradients)
+    still = {name: 0.99 * p for name, p in before.items() if name.startswith("layers.0")}
+    after = state.snapshot().params
+    assert worst({name: after[name] for name in still}, still) <= 1e-12
+
+
 def test_freezing_nothing_and_freezing_all_are_refused(make: Make) -> None:
     state = prepared(make(), MLP)
     with pytest.raises(ct.ConfigError, match=r"match must be found in a parameter's name, got match='\^body'"):

@@ -29,15 +29,20 @@ from crosstrain_torch.stages import Holders
 class TorchGradients(Gradients):
     """Gradients by name of the state's parameters, as far as this process holds them; None where there is none."""
 
-    def __init__(
-        self, grads: dict[str, torch.Tensor | None], params: Mapping[str, torch.Tensor], holders: Holders
-    ) -> None:
-        self.grads, self._params, self._holders = grads, params, holders
+    def __init__(self, grads: dict[str, torch.Tensor | None], state: "TorchState") -> None:
+        self.grads, self._params, self._holders = grads, state.params, state.holders
+        self._trainable = frozenset(state.learning.trainable)
 
     def to_host(self) -> dict[str, np.ndarray]:
         """See `crosstrain.Gradients`."""
-        there = {name: wrap(grad, self._params[name]) for name, grad in self.grads.items() if grad is not None}
-        return {name: to_numpy(self._holders.whole(name, grad)) for name, grad in there.items()}
+        trained = {name: grad for name, grad in self.grads.items() if name in self._trainable}
+        return {name: to_numpy(self._whole(name, grad)) for name, grad in trained.items()}
+
+    def _whole(self, name: str, grad: torch.Tensor | None) -> torch.Tensor:
+        param = self._params[name]
+        if grad is None:
+            return torch.zeros(param.shape, dtype=param.dtype)
+        return self._holders.whole(name, wrap(grad, param))
 
 
 class TorchState(TrainState):
@@ -105,7 +110,7 @@ class TorchState(TrainState):
         grads |= {name: torch.empty_like(param) for name, param in self.learning.elsewhere.items()}
         for param in self.shards.local.values():
             param.grad = None
-        return TorchGradients(grads, self.params, self.holders)
+        return TorchGradients(grads, self)
 
     def apply_gradients(
         self, gradients: Gradients, *, clip_norm: float | None = None, clip_value: float | None = None
@@ -118,6 +123,7 @@ class TorchState(TrainState):
         for name, param in self.shards.local.items():
             param.grad = gradients.grads[name]
         self.learning.drop_others(self.shards.local.values())
+        self._complete_gradients()  # of parameters that stood still when these were computed
         optim.clip(self.learning.now, clipping, self.shards)
         self.update(*self.hyper())
         self._step += 1
@@ -134,12 +140,15 @@ class TorchState(TrainState):
         self.shards.collect_gradients()
         if self.learning.held:
             self.learning.drop_others(self.shards.local.values())
+        self._complete_gradients()
+        return [param.grad for param in self.learning.now if param.grad is not None]
+
+    def _complete_gradients(self) -> None:
         missing = [param for param in self.learning.now if param.grad is None]
         if missing:
             self.learning.require_asking(missing)
             for param in missing:
                 param.grad = torch.zeros_like(param)
-        return [param.grad for param in self.learning.now if param.grad is not None]
 
     def reduce_gradients(self) -> None:
         """Adds up over examples, positions and stages what neither FSDP nor DDP adds up."""
@@ -191,9 +200,7 @@ class TorchState(TrainState):
         check_names("gradients", {name: tuple(param.shape) for name, param in trained.items()}, values)
         grads = {name: torch.empty_like(param.detach()) for name, param in trained.items()}
         copy_into(grads, values)
-        return TorchGradients(
-            {n: local(grads[n]) if n in grads else None for n in self.params}, self.params, self.holders
-        )
+        return TorchGradients({n: local(grads[n]) if n in grads else None for n in self.params}, self)
 
     def view(self) -> Snapshot:
         """See `crosstrain.TrainState`."""
