@@ -117,8 +117,9 @@ def call(
             averages = {} if swapped or not averaged else state.averages
             replaced = {id(state.params[name]): average for name, average in averages.items()}
             substituted |= compute_params(state.model, precision, f"{prefix}model.", replaced, skip=state.gathered)
+        seen: set[nn.Module] = set()
         for index, other in enumerate(others):
-            substituted |= _frozen(other, precision, f"{prefix}others.{index}.")
+            substituted |= _frozen(other, precision, f"{prefix}others.{index}.", seen)
         if not substituted:
             result = objective(batch)
         else:
@@ -174,10 +175,13 @@ def micro_batch_error(examples: int, count: int) -> DataError:
     )
 
 
-def _frozen(other: TorchState, precision: Precision, prefix: str) -> dict[str, torch.Tensor]:
-    model = other.model
-    params = compute_params(model, precision, prefix, skip=other.gathered)
-    buffers = {f"{prefix}{name}": buffer.clone() for name, buffer in model.named_buffers(remove_duplicate=False)}
+def _frozen(other: TorchState, precision: Precision, prefix: str, seen: set[nn.Module]) -> dict[str, torch.Tensor]:
+    buffers = {
+        f"{prefix}{path}{'.' if path else ''}{name}": buffer.clone()
+        for path, module in other.model.named_modules(set(seen))
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+    }
+    params = compute_params(other.model, precision, prefix, skip=other.gathered, seen=seen)
     return {name: tensor.detach() for name, tensor in params.items()} | buffers
 
 

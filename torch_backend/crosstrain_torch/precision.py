@@ -36,6 +36,7 @@ def compute_params(
     prefix: str,
     replaced: Mapping[int, torch.Tensor] | None = None,
     skip: Container[nn.Parameter] = (),
+    seen: set[nn.Module] | None = None,
 ) -> dict[str, torch.Tensor]:
     """The model's parameters as the forward pass takes them, by `prefix` + name; gradients flow back to the originals.
 
@@ -47,11 +48,13 @@ def compute_params(
         prefix: of every name.
         replaced: id of a parameter -> what stands in for it, such as an average.
         skip: parameters that are left out: FSDP casts what it gathers.
+        seen: modules that are left out, and to which those of the model come: of a module with two names
+            `functional_call` puts back what the first name had been given.
     """
     found: dict[str, torch.Tensor] = {}
-    for module_name, module in model.named_modules(remove_duplicate=False):
+    for module_name, module in model.named_modules(seen):
         keeps = not casts(precision) or isinstance(module, _BatchNorm)
-        for name, param in module.named_parameters(recurse=False):
+        for name, param in module.named_parameters(recurse=False, remove_duplicate=False):
             if param in skip:
                 continue
             value = (replaced or {}).get(id(param), param)

@@ -1,4 +1,4 @@
-"""Gradients that lie in a torch model before a step are no part of it, and parameters that get none are told apart."""
+"""Gradients left in a torch model are no part of a step; parameters without any, and modules with two names."""
 
 from collections.abc import Callable
 from typing import Any
@@ -107,3 +107,53 @@ def test_states_that_share_a_module_are_refused_together_and_learn_alone(make: s
         step(state, BATCH, other)
     assert accelerator.value_and_grad(loss_fn)(state, BATCH)[1].to_host()["0.weight"].any()
     step(state, BATCH, accelerator.prepare(net()))
+
+
+class Twice(nn.Module):
+    """One block under two names, with statistics of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Tanh())
+        self.second, self.head = self.first, nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.second(self.first(x)))
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("fp64", 1e-12), ("bf16", 2e-2)])
+def test_a_module_with_two_names_learns_as_in_a_plain_loop(precision: str, limit: float) -> None:
+    """Also where an average, or narrower weights, stand in for its own."""
+    accelerator = ct.Accelerator("torch", platform="cpu", precision=precision)
+    state = accelerator.prepare(Twice(), ct.sgd(0.5), average=ct.ema(0.5))
+    step, evaluate = accelerator.train_step(loss_fn), accelerator.eval_step(loss_fn, averaged=True)
+    losses = []
+    for _ in range(5):
+        evaluate(state, BATCH)
+        losses.append(step(state, BATCH)["loss"])
+    plain = Twice().double()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.5)
+    expected = []
+    for _ in range(5):
+        loss = nn.functional.cross_entropy(plain(torch.from_numpy(BATCH["x"])), torch.from_numpy(BATCH["label"]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+    assert losses == pytest.approx(expected, rel=limit)
+    assert all(param is state.params[name] for name, param in state.model.named_parameters())
+
+
+def test_further_states_that_share_a_module_keep_it() -> None:
+    accelerator = ct.Accelerator("torch", platform="cpu")
+    shared = Twice()
+    before = [*shared.named_parameters(), *shared.named_buffers()]
+    others = [accelerator.prepare(shared), accelerator.prepare(nn.Sequential(shared.first, nn.Linear(4, 3)))]
+
+    def imitating(model: Any, batch: Any, ops: ct.Ops, *teachers: Any) -> Any:
+        return ops.mse(model(batch["x"]), sum(teacher(batch["x"]) for teacher in teachers))
+
+    accelerator.train_step(imitating)(accelerator.prepare(net(), ct.sgd(0.1)), BATCH, *others)
+    after = [*shared.named_parameters(), *shared.named_buffers()]
+    assert all(new is old for (_, new), (_, old) in zip(after, before, strict=True))
