@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec
+from crosstrain.precision import Precision
 from crosstrain.sharding import PIPELINE_AXIS, ShardingPlan
 from crosstrain_jax import naming, optim
 from crosstrain_jax.models.blocks import BlockList, Places, places_of
@@ -148,10 +149,11 @@ def make_layout(
     optimizer: OptimizerSpec | None,
     plan: ShardingPlan,
     mesh: Mesh | AbstractMesh,
+    precision: Precision,
     average: Averaging | None = None,
 ) -> Layout:
     """The structure of a model, of the optimizer that a spec makes for it, and of where both lie."""
-    unpin_types(model)
+    unpin_types(model, precision)
     model.eval()
     evaluation = nnx.split(model, nnx.Param, ...)[0]
     model.train()

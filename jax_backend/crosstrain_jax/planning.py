@@ -59,7 +59,7 @@ def abstract_state(
 ) -> AbstractState:
     """What `JaxState` would hold of a model whose leaves are shapes, see `flax.nnx.eval_shape`."""
     with scope(precision):
-        layout, dtype = make_layout(model, optimizer, plan, mesh, average).at(step=0), param_dtype(precision)
+        layout, dtype = make_layout(model, optimizer, plan, mesh, precision, average).at(step=0), param_dtype(precision)
         shardings, whole = layout.shardings, partial(_shape, sharding=layout.shardings.whole)
         params, buffers = (jax.tree.leaves(each) for each in nnx.split(model, nnx.Param, ...)[1:])
         placed = tuple(_shape(leaf, where, dtype) for leaf, where in zip(params, shardings.params, strict=True))

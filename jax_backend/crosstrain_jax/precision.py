@@ -15,6 +15,7 @@ from flax.nnx.nn import dtypes as nnx_dtypes
 from crosstrain.data.loader import WEIGHT
 from crosstrain.precision import Precision
 
+_CELLS = (nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell)
 DTYPES = {"float64": jnp.float64, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -110,18 +111,21 @@ def to_host(values: jax.Array) -> np.ndarray:
     return host.astype(np.float32) if host.dtype == jnp.bfloat16 else host
 
 
-def unpin_types(model: nnx.Module) -> None:
-    """Lets `nnx.Embed` and `nnx.BatchNorm` compute in the type of the run, as every other layer does.
+def unpin_types(model: nnx.Module, precision: Precision | None = None) -> None:
+    """Lets `nnx.Embed`, `nnx.BatchNorm` and recurrent cells compute in the type of the run, as every other layer does.
 
     Embed stores the type that its table had when it was made, so a bfloat16 run would go on in float32 after it, and
     a float64 run would lose half of its digits there. BatchNorm promotes its input to the type of its running
-    statistics, which stay float32 in a bfloat16 run, and so would everything after it.
+    statistics, which stay float32 in a bfloat16 run, and so would everything after it. Cells begin with a carry of the
+    type that their weights were made in, which a scan over float64 refuses; one with a `dtype` of its own keeps it.
     """
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.Embed):
             module.dtype = None
         elif isinstance(module, nnx.BatchNorm) and module.promote_dtype is nnx_dtypes.promote_dtype:
             module.promote_dtype = _promote_when_asked
+        elif isinstance(module, _CELLS) and module.dtype is None and precision is not None:
+            module.param_dtype = DTYPES[precision.compute_dtype]
 
 
 def _promote_when_asked(values: tuple[Any, ...], *, dtype: Any = None) -> tuple[Any, ...]:

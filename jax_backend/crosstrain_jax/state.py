@@ -55,7 +55,7 @@ class JaxState(TrainState):
         super().__init__(optimizer, average, plan)
         self._precision = precision
         with scope(precision):
-            self._layouts, self._base = layouts, make_layout(model, optimizer, plan, mesh, average)
+            self._layouts, self._base = layouts, make_layout(model, optimizer, plan, mesh, precision, average)
             self._phases: dict[tuple[bool, ...], Layout] = {}
             params, buffers = nnx.split(model, nnx.Param, ...)[1:]
             dtype, shardings = param_dtype(precision), self.layout.shardings

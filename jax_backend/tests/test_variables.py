@@ -74,3 +74,30 @@ def test_a_variable_that_a_forward_pass_adds_is_named(step: str) -> None:
     state = accelerator.prepare(Sowing(), ct.sgd(0.1))
     with pytest.raises(ct.ModelError, match=r"got another one after its forward pass: seen \(Intermediate\)"):
         getattr(accelerator, step)(loss_fn)(state, BATCH)
+
+
+class Recurrent(nnx.Module):
+    def __init__(self, cell: Any) -> None:
+        self.rnn = nnx.RNN(cell(4, 4, rngs=nnx.Rngs(0)))
+        self.fc = nnx.Linear(4, 3, rngs=nnx.Rngs(1))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = self.rnn(jnp.stack([x, -x], axis=1))[:, -1]
+        SEEN.append(str(hidden.dtype))
+        return self.fc(hidden)
+
+
+SEEN: list[str] = []
+
+
+@pytest.mark.parametrize("cell", [nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell])
+def test_recurrent_cells_compute_in_the_type_of_the_run(cell: Any) -> None:
+    losses = {}
+    for precision, kind in (("fp32", "float32"), ("fp64", "float64"), ("bf16", "bfloat16")):
+        accelerator = ct.Accelerator("jax", precision=precision)
+        state, step = accelerator.prepare(Recurrent(cell), ct.sgd(0.5)), accelerator.train_step(loss_fn)
+        SEEN.clear()
+        losses[precision] = [step(state, BATCH)["loss"] for _ in range(3)]
+        assert set(SEEN) == {kind}
+    assert losses["fp64"] == pytest.approx(losses["fp32"], rel=1e-5)
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=3e-2)
