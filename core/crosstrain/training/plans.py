@@ -136,8 +136,10 @@ def fine_tune_plan(
 
     What was frozen before learns again.
 
-    Source: fastai's `Learner.fine_tune`: `fit_one_cycle(freeze_epochs, base_lr, pct_start=0.99)`, then with half the
-    rate `fit_one_cycle(epochs, slice(base_lr / lr_mult, base_lr), pct_start=pct_start, div=div)`.
+    Source: fastai's `Learner.fine_tune`: `fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=0.99)`, then with half
+    the rate `fit_one_cycle(epochs, slice(base_lr / lr_mult, base_lr), pct_start=pct_start, div=div)`.
+    There norms of frozen layer groups learn at a tenth of `base_lr` in the first part; here at their group's share of
+    the rate, in both parts.
     """
     require_several(layers, "to fine-tune")
     if not (isinstance(base_lr, Real) and lr_mult > 0):
