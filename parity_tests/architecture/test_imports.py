@@ -56,7 +56,7 @@ def test_importing_core_is_quick() -> None:
         "print(now() - a, b - a)"
     )
     times = [[float(each) for each in python(code).stdout.split()] for _ in range(7)]
-    assert min(whole for whole, _ in times) < 5 * min(alone for _, alone in times)
+    assert min(whole for whole, _ in times) < 8 * min(alone for _, alone in times)
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
