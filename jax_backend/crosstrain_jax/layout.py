@@ -13,6 +13,7 @@ from crosstrain.optim import Averaging, Clipping, OptimizerSpec
 from crosstrain.precision import Precision
 from crosstrain.sharding import PIPELINE_AXIS, ShardingPlan
 from crosstrain_jax import naming, optim
+from crosstrain_jax.host import from_words, words_of
 from crosstrain_jax.models.blocks import BlockList, Places, places_of
 from crosstrain_jax.models.layers import Dropout
 from crosstrain_jax.precision import is_floating, unpin_types
@@ -136,6 +137,9 @@ def bind_random(model: nnx.Module, random: Any) -> None:
 
 def to_mesh(leaf: Any, sharding: NamedSharding, dtype: Any = None) -> jax.Array:
     """A copy on the mesh; floating ones in `dtype`."""
+    if (words := words_of(leaf)) is not leaf:
+        # `jax.device_put` of random keys knows no devices of other processes.
+        return from_words(place(words, sharding), leaf)
     return place(leaf.astype(dtype) if dtype is not None and is_floating(leaf) else leaf, sharding)
 
 

@@ -34,6 +34,15 @@ def test_layouts_agree_with_one_device(runs: dict, layout: str, kind: str) -> No
         assert layouts.worst(case(results, kind), case(runs["one device"][0], kind)) <= BOUND
 
 
+@pytest.mark.parametrize("layout", ["eight devices", "two processes"])
+def test_random_keys_of_flax_are_those_of_one_device(runs: dict, layout: str) -> None:
+    """Under `nnx.Dropout`, before and after its keys have gone through a snapshot."""
+    (alone,) = case(runs["one device"][0], "dropping").values()
+    np.testing.assert_array_equal(*alone.reshape(3, -1)[1:])
+    for results in runs[layout]:
+        assert layouts.worst(case(results, "dropping"), case(runs["one device"][0], "dropping")) <= BOUND
+
+
 @pytest.mark.parametrize(
     ("layout", "devices", "shard"),
     [

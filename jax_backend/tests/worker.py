@@ -6,6 +6,7 @@ from unittest.mock import patch
 
 import jax
 import numpy as np
+from flax import nnx
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -101,11 +102,37 @@ def apart() -> dict[str, np.ndarray]:
     }
 
 
+class Dropping(nnx.Module):
+    """Holds random keys of flax's own."""
+
+    def __init__(self) -> None:
+        self.up = nnx.Linear(64, 16, rngs=nnx.Rngs(0))
+        self.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(1))
+        self.head = nnx.Linear(16, 10, rngs=nnx.Rngs(2))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return self.head(self.dropout(self.up(images.reshape(len(images), -1))))
+
+
+def dropping() -> dict[str, np.ndarray]:
+    """Losses under flax's own dropout, and those that follow in a second state which is given what the first holds."""
+    accelerator = ct.Accelerator("jax", precision="fp64")
+    loader = accelerator.loader(layouts.data_of("mlp"), batch_size=16, shuffle=True)
+    step = accelerator.train_step(layouts.loss_fn)
+    states = [accelerator.prepare(Dropping(), ct.sgd(0.1)) for _ in range(2)]
+    batches = list(loader)
+    losses = [step(states[0], batch)["loss"] for batch in batches]
+    states[1].load(states[0].snapshot())
+    losses += [step(state, batch)["loss"] for state in states for batch in batches]
+    return {"losses": np.array(losses)}
+
+
 def main(folder: str, devices: int, processes: int, index: int, port: int) -> None:
     jax.config.update("jax_num_cpu_devices", devices)
     if processes > 1:
         jax.distributed.initialize(f"127.0.0.1:{port}", processes, index)
     results = layouts.run_all("jax") | {f"facts/{name}": values for name, values in facts().items()}
+    results |= {f"dropping/{name}": values for name, values in dropping().items()}
     if processes > 1:
         results |= {f"apart/{name}": values for name, values in apart().items()}
     results |= refusals.collect("jax")
