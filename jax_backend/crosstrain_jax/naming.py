@@ -14,8 +14,9 @@ type of the layer that owns the variable:
 | norms | scale | weight |
 | BatchNorm | mean, var | running_mean, running_var |
 
-Anything else keeps its path and layout. Torch slides the window of a transposed convolution the other way round than
-flax does without `transpose_kernel`: it is turned round on the way.
+Layers that `nnx.vmap` has made together are one, whose variables have a dimension more in front, which stays there.
+Anything else keeps its path and layout, also LinearGeneral and ConvTranspose made so. Torch slides the window of a
+transposed convolution the other way round than flax does without `transpose_kernel`: it is turned round on the way.
 """
 
 import math
@@ -145,16 +146,19 @@ def _leaf(path: tuple[Any, ...], shape: tuple[int, ...], owner: Any) -> Leaf:
     name, axes, split, turned = last, tuple(range(ndim)), 0, False
     norm = isinstance(owner, _NORMS) or getattr(owner, "canonical_norm", False)
     if isinstance(owner, nnx.LinearGeneral):
-        inputs = len(owner.in_features) if isinstance(owner.in_features, tuple) else 1
-        if last == "kernel":
+        inputs, outputs = _count(owner.in_features), _count(owner.out_features)
+        if ndim > (inputs + outputs if last == "kernel" else outputs):
+            pass  # of several layers: not a matrix, but as many
+        elif last == "kernel":
             name, axes, split = "weight", (*range(inputs, ndim), *range(inputs)), ndim - inputs
         else:
             split = ndim
     elif isinstance(owner, nnx.Linear) and last == "kernel":
-        name, axes = "weight", (1, 0)
+        name, axes = "weight", (*range(ndim - 2), ndim - 1, ndim - 2)
     elif isinstance(owner, nnx.Conv) and last == "kernel":
-        name, axes = "weight", (ndim - 1, ndim - 2, *range(ndim - 2))
-    elif isinstance(owner, nnx.ConvTranspose) and last == "kernel":
+        layers = ndim - 2 - len(owner.kernel_size)
+        name, axes = "weight", (*range(layers), ndim - 1, ndim - 2, *range(layers, ndim - 2))
+    elif isinstance(owner, nnx.ConvTranspose) and last == "kernel" and ndim == 2 + len(owner.kernel_size):
         name, turned = "weight", not owner.transpose_kernel
         channels = (ndim - 2, ndim - 1) if turned else (ndim - 1, ndim - 2)
         axes = (*channels, *range(ndim - 2))
@@ -165,6 +169,10 @@ def _leaf(path: tuple[Any, ...], shape: tuple[int, ...], owner: Any) -> Leaf:
     elif norm and last in ("mean", "var"):
         name = f"running_{last}"
     return Leaf(".".join([*prefix, name]), axes, _role(owner, last), shape, split, turned)
+
+
+def _count(features: Any) -> int:
+    return len(features) if isinstance(features, tuple) else 1
 
 
 def _role(owner: Any, name: str) -> Role:

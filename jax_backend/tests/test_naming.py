@@ -1,11 +1,19 @@
 """Canonical names and layouts of flax layers: torch's names, torch's layouts, and back."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 from crosstrain_jax import naming
+
+
+def _four(make: Callable[[nnx.Rngs], nnx.Module]) -> Callable[[nnx.Rngs], nnx.Module]:
+    """Four layers as one, as those that `nnx.scan` goes over."""
+    return nnx.split_rngs(splits=4)(nnx.vmap(make))
+
 
 LAYERS = {
     "Linear": (lambda r: nnx.Linear(2, 3, rngs=r), {"weight": (3, 2), "bias": (3,)}),
@@ -26,6 +34,12 @@ LAYERS = {
     "LinearGeneral in": (
         lambda r: nnx.LinearGeneral((2, 3), 5, axis=(-2, -1), rngs=r),
         {"weight": (5, 6), "bias": (5,)},
+    ),
+    "four Linear": (_four(lambda r: nnx.Linear(2, 3, rngs=r)), {"weight": (4, 3, 2), "bias": (4, 3)}),
+    "four Conv": (_four(lambda r: nnx.Conv(2, 3, (5, 7), rngs=r)), {"weight": (4, 3, 2, 5, 7), "bias": (4, 3)}),
+    "four LinearGeneral": (
+        _four(lambda r: nnx.LinearGeneral(6, (2, 3), rngs=r)),
+        {"kernel": (4, 6, 2, 3), "bias": (4, 2, 3)},
     ),
 }
 
