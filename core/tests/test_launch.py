@@ -177,6 +177,14 @@ def test_the_first_failure_is_the_cause(tmp_path: Path) -> None:
     assert said.endswith("ValueError: planted")
 
 
+def test_the_error_of_a_process_that_followed_is_one_line_also_where_more_stands_below_it(tmp_path: Path) -> None:
+    frames = 'Traceback (most recent call last):\n  File "train.py", line 3, in <module>\n    step()\n    ^^^^^^\n'
+    report(tmp_path, 100, frames + "ValueError: peer is gone\n  since it failed\n-----\nJAX has removed frames", 2.0)
+    report(tmp_path, 101, frames + "ValueError: planted", 1.0)
+    said = reports.describe(tmp_path, [Ended(0, 100, 1), Ended(1, 101, 1)])
+    assert said.startswith("process 0 (pid 100) also failed: ValueError: peer is gone\nprocess 1")
+
+
 def test_a_process_that_was_killed_comes_before_what_its_siblings_say_of_it(tmp_path: Path) -> None:
     report(tmp_path, 100, "Traceback\nRuntimeError: peer is gone", 1.0)
     ended = [Ended(0, 100, 1), Ended(1, 101, -signal.SIGKILL)]

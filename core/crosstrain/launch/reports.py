@@ -93,8 +93,7 @@ def describe(folder: Path, ended: list[Ended]) -> str:
     for each in ended:
         report = read(folder, each.pid)
         if each is not first and report is not None:
-            said = report.traceback.strip().splitlines()
-            lines.append(f"{_name(each, report)} also failed: {said[-1] if said else ''}")
+            lines.append(f"{_name(each, report)} also failed: {_error_line(report.traceback)}")
     report = read(folder, first.pid)
     name = _name(first, report)
     if first.exit_code < 0 and report is None:
@@ -104,6 +103,14 @@ def describe(folder: Path, ended: list[Ended]) -> str:
     else:
         lines += [f"{name} failed, and the job was ended:", report.traceback.rstrip()]
     return "\n".join(lines)
+
+
+def _error_line(text: str) -> str:
+    """The error of a traceback; below it stand further lines, notes, and what JAX says of frames that it left out."""
+    lines = text.strip().splitlines()
+    frames = [index for index, line in enumerate(lines) if line.startswith('  File "')]
+    rest = lines[frames[-1] + 1 :] if frames else lines[-1:]
+    return next((line for line in rest if not line.startswith(" ")), "")
 
 
 def _name(ended: Ended, report: Report | None) -> str:
