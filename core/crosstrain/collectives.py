@@ -295,5 +295,5 @@ class Collectives(abc.ABC):
         return {n: self._read(each) if isinstance(each, self._array_type) else each for n, each in batch.items()}
 
     def _require_process(self, name: str, index: int) -> None:
-        if not 0 <= index < self.process_count:
-            raise ConfigError(f"{name} must be in [0, {self.process_count}), got {name}={index}.")
+        if type(index) is bool or not isinstance(index, int | np.integer) or not 0 <= index < self.process_count:
+            raise ConfigError(f"{name} must be in [0, {self.process_count}), got {name}={index!r}.")

@@ -176,6 +176,9 @@ def test_metrics_over_99_padded_examples_are_over_99(make: Make) -> None:
             r"from_process must be in \[0, 1\), got from_process=1",
         ),
         (lambda a: a.broadcast_object(1, -1), ct.ConfigError, r"from_process must be in \[0, 1\), got from_process=-1"),
+        # Nobody would be process 0.5, without a word; and a boolean picks no row, but is a mask.
+        (lambda a: a.on_process(print, index=0.5), ct.ConfigError, r"index must be in \[0, 1\), got index=0.5"),
+        (lambda a: a.broadcast(1, False), ct.ConfigError, r"from_process must be in \[0, 1\), got from_process=False"),
         (
             lambda a: a.pad_across_processes({"n": np.arange(3)}, pad_value=0.5),
             ct.DataError,
