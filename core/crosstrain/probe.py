@@ -137,7 +137,7 @@ class Inspection:
         """Sets one of `module_settings` on a native model; False where this engine cannot change it afterwards."""
 
     @abstractmethod
-    def trace(self, folder: Path) -> AbstractContextManager[Any]:
+    def trace(self, folder: Path | str) -> AbstractContextManager[Any]:
         """Records what this process and its devices do inside, by the engine's profiler, under `folder/BACKEND`."""
 
     def framework_defaults(self) -> dict[str, Callable[[], AbstractContextManager[Any]]]:

@@ -67,9 +67,9 @@ class JaxAccelerator(Accelerator):
         """See `crosstrain.Accelerator`."""
         return defaults.AS_TORCH
 
-    def trace(self, folder: Path) -> AbstractContextManager[Any]:
+    def trace(self, folder: Path | str) -> AbstractContextManager[Any]:
         """See `crosstrain.Accelerator`."""
-        return profiler.trace(folder, self.process_index)
+        return profiler.trace(Path(folder), self.process_index)
 
     def synchronize(self) -> None:
         """See `crosstrain.Accelerator`."""

@@ -260,6 +260,13 @@ def test_profiles_of_both_engines_go_to_one_folder(make: Make, backend: str, tmp
     assert all(path.stat().st_size > 100 for path in written)
 
 
+def test_a_trace_goes_to_a_folder_named_by_a_string(make: Make, backend: str, tmp_path: Path) -> None:
+    accelerator = make(precision="fp32")
+    with accelerator.trace(str(tmp_path)):
+        accelerator.synchronize()
+    assert any((tmp_path / backend).rglob("*"))
+
+
 def test_no_callback_reads_a_metric_before_it_is_logged(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values are copied to the host at logging time only: three times in nine steps, and once for the evaluation."""
     reads: list[int] = []

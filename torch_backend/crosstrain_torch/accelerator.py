@@ -74,9 +74,9 @@ class TorchAccelerator(Accelerator):
         """See `crosstrain.Accelerator`."""
         return capture.change_setting(model, path, name, value)
 
-    def trace(self, folder: Path) -> AbstractContextManager[Any]:
+    def trace(self, folder: Path | str) -> AbstractContextManager[Any]:
         """See `crosstrain.Accelerator`."""
-        return profiler.trace(folder, self.process_index)
+        return profiler.trace(Path(folder), self.process_index)
 
     def synchronize(self) -> None:
         """See `crosstrain.Accelerator`."""
