@@ -23,12 +23,40 @@ class Loss(NamedTuple):
 
     def __add__(self, other: Any) -> Any:
         """Refused: the sum of two losses, and the loss over the examples of both, are different things."""
-        raise LossError(
-            "losses must be combined by their parts, got Loss + ... . For the mean over the examples of both: "
-            "Loss(a.sum + b.sum, a.weight + b.weight). For a weighted objective over the same examples: "
-            "Loss(a.sum + 0.1 * b.sum, a.weight)."
-        )
+        raise _refused("a + b")
+
+    def __mul__(self, other: Any) -> Any:
+        """Refused: of the pair that a loss is, Python would make that pair twice for 2."""
+        raise _refused("a * b")
+
+    def __sub__(self, other: Any) -> Any:
+        """Refused, as `__add__`."""
+        raise _refused("a - b")
+
+    def __truediv__(self, other: Any) -> Any:
+        """Refused, as `__mul__`."""
+        raise _refused("a / b")
+
+    def __neg__(self) -> Any:
+        """Refused, as `__mul__`."""
+        raise _refused("-a")
 
     def __radd__(self, other: Any) -> Any:
         """Refused, as `__add__`."""
         return self + other
+
+    def __rmul__(self, other: Any) -> Any:
+        """Refused, as `__mul__`."""
+        return self * other
+
+    def __rsub__(self, other: Any) -> Any:
+        """Refused, as `__sub__`."""
+        return self - other
+
+
+def _refused(what: str) -> LossError:
+    return LossError(
+        f"losses must be combined by their parts, got {what} of a Loss. For the mean over the examples of both: "
+        "Loss(a.sum + b.sum, a.weight + b.weight). For a weighted objective over the same examples: "
+        "Loss(a.sum + 0.1 * b.sum, a.weight). For one that is scaled: Loss(0.5 * a.sum, a.weight)."
+    )

@@ -57,6 +57,25 @@ def test_anything_else_is_refused_with_what_was_given(outputs, padded, message):
         read_outputs(outputs, examples=8, padded=padded)
 
 
+@pytest.mark.parametrize(
+    ("combine", "given"),
+    [
+        (lambda loss: loss + loss, r"a \+ b"),
+        (lambda loss: sum([loss, loss]), r"a \+ b"),
+        (lambda loss: loss - loss, "a - b"),
+        (lambda loss: 1.0 - loss, "a - b"),
+        (lambda loss: 2 * loss, r"a \* b"),
+        (lambda loss: loss * 0.5, r"a \* b"),
+        (lambda loss: loss / 2, "a / b"),
+        (lambda loss: -loss, "-a"),
+    ],
+    ids=["add", "sum", "sub", "rsub", "times-int", "times-float", "div", "neg"],
+)
+def test_arithmetic_with_losses_says_how_to_combine_them(combine, given):
+    with pytest.raises(ct.LossError, match=rf"got {given} of a Loss.*scaled: Loss\(0\.5 \* a\.sum, a\.weight\)"):
+        combine(LOSS)
+
+
 def test_a_bare_mean_over_padding_says_what_to_return():
     with pytest.raises(ct.LossError, match=r"ops\.mean.*drop_last=True"):
         read_outputs(SCALAR, examples=8, padded=True)
