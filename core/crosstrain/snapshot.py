@@ -50,6 +50,7 @@ class Snapshot:
     Attributes:
         step: how many optimizer steps the state had taken.
         params: canonical name -> value, canonical layout, in the type of the parameter, bfloat16 as float32.
+            `load` also takes arrays of a framework, such as those of a torch state dict.
         buffers: the same for what is not trained but belongs to the model (running statistics).
         moments: slot (`momentum`, `first_moment`, `second_moment`, ...) -> canonical name -> value; a slot covers the
             parameters that have such a moment.

@@ -84,7 +84,11 @@ class TrainState(Updates):
     @property
     @abc.abstractmethod
     def model(self) -> Any:
-        """The live native model. On JAX its arrays are valid until the next step, which donates them."""
+        """The live native model, to call and to read; weights are set by `load`.
+
+        On torch it is the module that was prepared. On JAX it is made anew from the state's arrays whenever it is asked
+        for, so what is written into it is lost, and its arrays are valid until the next step, which donates them.
+        """
 
     @property
     def parameter_count(self) -> int:

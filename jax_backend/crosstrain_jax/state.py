@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from crosstrain.data.sources import as_array
 from crosstrain.errors import require_instance
 from crosstrain.optim import Averaging, Clipping, OptimizerSpec, Role
 from crosstrain.precision import Precision
@@ -259,7 +260,7 @@ class JaxState(TrainState):
 
     def _from_canonical(self, names: list[naming.Leaf], old: Leaves, values: Any) -> Leaves:
         return tuple(
-            to_mesh(leaf.from_canonical(values[leaf.name]), array.sharding, array.dtype)
+            to_mesh(leaf.from_canonical(as_array(values[leaf.name])), array.sharding, array.dtype)
             for leaf, array in zip(names, old, strict=True)
         )
 

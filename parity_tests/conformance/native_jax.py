@@ -67,5 +67,10 @@ def is_gone(old: jax.Array, values: np.ndarray) -> bool:
     return old.is_deleted()
 
 
+def weights(values: np.ndarray) -> jax.Array:
+    """As a state dict of the framework holds them."""
+    return jax.numpy.asarray(values, jax.numpy.bfloat16)
+
+
 def optimizer() -> object:
     return optax.sgd(0.1)

@@ -1,5 +1,6 @@
 """A user's own torch model: layers of torch, nothing of crosstrain."""
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -67,6 +68,11 @@ def leaf(state: object) -> torch.Tensor:
 def is_gone(old: torch.Tensor, values: object) -> bool:
     """Whether an array from before a step no longer holds what it held then."""
     return not torch.equal(old.detach(), torch.as_tensor(values))
+
+
+def weights(values: np.ndarray) -> torch.Tensor:
+    """As a state dict of the framework holds them."""
+    return torch.tensor(values, dtype=torch.bfloat16, requires_grad=True)
 
 
 def optimizer() -> object:

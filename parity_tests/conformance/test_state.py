@@ -95,6 +95,15 @@ def test_moments_of_another_optimizer_are_refused_as_a_whole(make: Make, taken: 
     assert worst(state.snapshot().params, source.snapshot().params) == 0
 
 
+def test_weights_of_the_framework_are_loaded_as_they_are(make: Make, backend: str) -> None:
+    state = prepared(make(), MLP)
+    before = state.snapshot()
+    whole = {name: np.arange(values.size).reshape(values.shape) % 7.0 for name, values in before.params.items()}
+    given = {name: native(backend).weights(values) for name, values in whole.items()}
+    state.load(dataclasses.replace(before, params=given))
+    assert worst(dict(state.snapshot().params), whole) == 0
+
+
 def test_a_state_without_an_optimizer_takes_over_one_in_training(make: Make) -> None:
     accelerator = make()
     trained = prepared(accelerator, RESNET9)

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from crosstrain.data.sources import as_array
 from crosstrain.data.stacks import unstacked
 from crosstrain.snapshot import LazyArrays
 from crosstrain_torch.shards import local, part, whole
@@ -81,7 +82,7 @@ def copy_into(targets: Mapping[str, torch.Tensor], values: Mapping[str, np.ndarr
     for name, target in targets.items():
         if target.is_meta:
             continue
-        local(target).copy_(part(from_numpy(values[name]), target))
+        local(target).copy_(part(from_numpy(as_array(values[name])), target))
 
 
 def generators(device: torch.device) -> dict[str, torch.Tensor]:
