@@ -74,6 +74,21 @@ def test_what_can_only_be_iterated_is_no_source():
     assert as_source({1, 2}) is None
 
 
+class Frame:
+    """As much of a table of pandas as tells that it is one."""
+
+    columns = ("x", "y")
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, name):
+        raise KeyError(name)
+
+    def to_numpy(self):
+        return np.zeros((3, 2))
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -83,6 +98,7 @@ def test_what_can_only_be_iterated_is_no_source():
         ({"x": np.zeros(3), "y": np.zeros(2)}, r"\{'x': 3, 'y': 2\}"),
         (np.zeros(3), "got a bare array. Use a dict"),
         ((np.zeros(3), np.zeros(3)), "got a tuple of arrays. Use a dict"),
+        (Frame(), r"got a Frame, which has columns. Use a dict of arrays: \{'x': frame\[\["),
         (7, "got int. Give it __len__ and __getitem__, or __iter__"),
         (None, "got NoneType"),
     ],

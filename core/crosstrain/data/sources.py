@@ -176,6 +176,11 @@ def as_source(source: Any) -> Source | None:
         raise DataError(
             "source must name its fields, got a tuple of arrays. Use a dict: {'image': images, 'label': labels}."
         )
+    if hasattr(source, "columns") and hasattr(source, "to_numpy"):
+        raise DataError(
+            f"source must have an example at each index, got a {type(source).__name__}, which has columns. Use a dict "
+            "of arrays: {'x': frame[['height', 'weight']].to_numpy(), 'label': frame['label'].to_numpy()}."
+        )
     if hasattr(source, "with_format") and hasattr(source, "__len__"):
         return BatchedSource(source)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
