@@ -48,8 +48,10 @@ def require_instance(name: str, value: object, kind: type, example: str) -> None
         ConfigError: says what was given, and an example.
     """
     if not isinstance(value, kind):
+        given = repr(value)
+        given = given if len(given) <= 200 else f"{given[:200]}..."  # a state dict would fill the screen
         raise ConfigError(
-            f"{name} must be an instance of {kind.__name__}, got {name}={value!r}. Use for example {example}."
+            f"{name} must be an instance of {kind.__name__}, got {name}={given}. Use for example {example}."
         )
 
 

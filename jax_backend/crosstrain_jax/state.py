@@ -139,7 +139,7 @@ class JaxState(TrainState):
 
     def load(self, snapshot: Snapshot) -> None:
         """See `crosstrain.TrainState`."""
-        require_instance("snapshot", snapshot, Snapshot, "state.snapshot()")
+        require_instance("snapshot", snapshot, Snapshot, "dataclasses.replace(state.snapshot(), params=weights)")
         names, buffers = self._floating_buffers()
         check_names("params", self.parameter_shapes, snapshot.params)
         check_names("buffers", naming.shapes(names), snapshot.buffers)

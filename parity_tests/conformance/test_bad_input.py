@@ -232,8 +232,10 @@ def test_what_is_no_accelerator(make: Make, backend: str) -> None:
 
 
 def test_what_is_no_snapshot(make: Make) -> None:
-    with pytest.raises(ct.ConfigError, match="snapshot must be an instance of Snapshot, got snapshot=3"):
-        prepared(make(), MLP).load(3)  # type: ignore[arg-type]
+    state = prepared(make(), MLP)
+    for given, shown in ((3, "3"), ({"layers.0.bias": [0] * 999}, r"\{'layers.{190,200}\.\.\.")):
+        with pytest.raises(ct.ConfigError, match=rf"an instance of Snapshot, got snapshot={shown}\. Use .*replace"):
+            state.load(given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ class TorchState(TrainState):
 
     def load(self, snapshot: Snapshot) -> None:
         """See `crosstrain.TrainState`."""
-        require_instance("snapshot", snapshot, Snapshot, "state.snapshot()")
+        require_instance("snapshot", snapshot, Snapshot, "dataclasses.replace(state.snapshot(), params=weights)")
         buffers = naming.buffers(self._model)
         check_names("params", self.parameter_shapes, snapshot.params)
         check_names("buffers", naming.shapes(buffers), snapshot.buffers)
