@@ -123,6 +123,21 @@ def test_a_best_model_that_is_gone_is_named(make: Make, tmp_path: Path, caplog: 
     assert "keep_best=ct.Best('score', 'min') in CheckpointSpec keeps it." in caplog.text
 
 
+def test_a_run_without_evaluations_says_that_nothing_is_watched(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    accelerator = make()
+    state, loader = prepared(accelerator, DROPOUT_MLP, ADAM), accelerator.loader(images(20), batch_size=4)
+    callbacks = [EarlyStopping("score"), BestModel()]
+    trainer = ct.Trainer(accelerator, state, loss_fn, callbacks=callbacks, progress=False)
+    with caplog.at_level(logging.WARNING, logger="crosstrain"):
+        trainer.fit(loader, epochs=2)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith("EarlyStopping watches 'score' of the evaluations, and there are none")
+    assert second.startswith("BestModel watches 'loss'")
+    caplog.clear()
+    fit(make, None, 1, BestModel())
+    assert not caplog.records
+
+
 class Diary(ct.Callback):
     """A user's callback, which begins anew with every `fit`."""
 

@@ -1,11 +1,14 @@
 """What several callbacks watch: one metric of the evaluations, whether it got better, also before a resume."""
 
+import logging
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from crosstrain.callbacks.base import Callback, Record, Run
 from crosstrain.errors import ConfigError
+
+logger = logging.getLogger("crosstrain")
 
 Mode = Literal["min", "max"]
 
@@ -90,6 +93,14 @@ class Watching(Callback):
         """Forgets everything."""
         self.monitor.reset()
         self._waited, self._run = 0, run
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Says once that it watches in vain: a run without an `eval_loader` trains as if it were not there."""
+        if run.epoch == 0 and not run.trainer.history.evaluations and run.is_main_process:
+            logger.warning(
+                "%s watches %r of the evaluations, and there are none: fit(..., eval_loader=...) evaluates.",
+                *(type(self).__name__, self.monitor.metric),
+            )
 
     def on_fit_end(self, run: Run) -> None:
         """See `Callback`."""
