@@ -13,7 +13,17 @@ from crosstrain.loss import Loss
 from crosstrain.metrics import Metrics
 from crosstrain.step import LossFn, StepHyper, StepOptions
 from crosstrain_torch import optim
-from crosstrain_torch.objective import Batch, Objective, Outputs, add, call_alone, detach, micro_batches, read_losses
+from crosstrain_torch.objective import (
+    Batch,
+    Objective,
+    Outputs,
+    add,
+    call_alone,
+    detach,
+    micro_batches,
+    note_newcomers,
+    read_losses,
+)
 from crosstrain_torch.precision import forward_scope
 from crosstrain_torch.sharding import Mesh
 from crosstrain_torch.state import TorchState, update_averages
@@ -99,6 +109,7 @@ class CompiledRun:
         key = (state.native_optimizer, *state.learning.held)
         if key not in cache:
             require_no_experts(state)
+            note_newcomers(state)
             cache[key] = _Program(self._loss_fn, self._options, self._runtime, state)
         return cache[key]
 

@@ -1,6 +1,7 @@
 """A loss function over models as one module, and how it is called with other tensors in the place of its parameters."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,8 @@ from crosstrain.step import LossFn
 from crosstrain_torch.ops import TorchOps
 from crosstrain_torch.precision import casts, compute_batch, compute_params, wide_dtype
 from crosstrain_torch.state import TorchState, with_averages
+
+logger = logging.getLogger("crosstrain")
 
 Batch = dict[str, torch.Tensor]
 Outputs = dict[str, Loss]
@@ -142,6 +145,19 @@ def require_apart(state: TorchState, others: tuple[TorchState, ...]) -> None:
             "the states after the batch must share no parameter with the one in training on the torch engine, got "
             f"{shared[0]} ({len(shared)} in all) in both. Build the shared module twice, or copy.deepcopy it before "
             "accelerator.prepare; or make one model of both."
+        )
+
+
+def note_newcomers(state: TorchState) -> None:
+    """Says which parameters were put into a module after `prepare`: no step updates them and nothing saves them."""
+    if state.shards.split:  # FSDP2 puts whole ones in the place of its own
+        return
+    own = set(state.params.values())
+    new = [name for name, param in state.model.named_parameters() if param.requires_grad and param not in own]
+    if new:
+        logger.warning(
+            "%s (%d in all) came into the model after accelerator.prepare and will not learn. Prepare it after that.",
+            *(new[0], len(new)),
         )
 
 

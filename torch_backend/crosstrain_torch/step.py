@@ -34,6 +34,7 @@ from crosstrain_torch.objective import (
     detach,
     is_plain,
     micro_batches,
+    note_newcomers,
     read_losses,
     require_apart,
 )
@@ -233,6 +234,7 @@ class Gradient:
         key = (*state.learning.held, *(id(other) for other in others))
         if key not in cache:
             require_apart(state, others)
+            note_newcomers(state)
             model, models = state.model, tuple(other.model for other in others)
             if self._compiled:
                 require_no_experts(state)

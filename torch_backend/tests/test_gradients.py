@@ -92,6 +92,21 @@ def test_a_parameter_that_is_frozen_by_hand_is_not_taken_up_again_with_the_other
         step(state, BATCH)
 
 
+@pytest.mark.parametrize("options", [{}, {"accumulate_steps": 2}], ids=str)
+def test_a_head_that_comes_after_prepare_is_named(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    """A loss that falls all the same hides that it does not learn, and that snapshots have the old one."""
+    accelerator = ct.Accelerator("torch")
+    state = accelerator.prepare(net(), ct.sgd(0.1))
+    accelerator.train_step(loss_fn, **options)(state, BATCH)
+    assert not caplog.records
+    state.model[2] = nn.Linear(8, 5)
+    state.model.add_module("teacher", net().requires_grad_(False))
+    step = accelerator.train_step(lambda model, batch, ops: loss_fn(model[:3], batch, ops), **options)
+    step(state, BATCH), step(state, BATCH)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("2.weight (2 in all) came into the model after accelerator.prepare")
+
+
 def imitating(model: Any, batch: Any, ops: ct.Ops, other: Any) -> Any:
     return ops.mse(model(batch["x"]), other(batch["x"]))
 
