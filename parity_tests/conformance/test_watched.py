@@ -123,16 +123,24 @@ def test_a_best_model_that_is_gone_is_named(make: Make, tmp_path: Path, caplog: 
     assert "keep_best=ct.Best('score', 'min') in CheckpointSpec keeps it." in caplog.text
 
 
-def test_a_run_without_evaluations_says_that_nothing_is_watched(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_best_by_a_metric_that_is_not_there_is_refused(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(ct.ConfigError, match="one that the evaluation reports, got metric='acc'"):
+        fit(make, tmp_path, 2, keep_best=ct.Best("acc", "max"))
+
+
+def test_a_run_without_evaluations_says_that_nothing_is_watched(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     accelerator = make()
     state, loader = prepared(accelerator, DROPOUT_MLP, ADAM), accelerator.loader(images(20), batch_size=4)
     callbacks = [EarlyStopping("score"), BestModel()]
     trainer = ct.Trainer(accelerator, state, loss_fn, callbacks=callbacks, progress=False)
     with caplog.at_level(logging.WARNING, logger="crosstrain"):
-        trainer.fit(loader, epochs=2)
-    first, second = (record.getMessage() for record in caplog.records)
+        trainer.fit(loader, epochs=2, checkpoints=ct.CheckpointSpec(root=tmp_path, keep_best=ct.Best("accuracy")))
+    first, second, third = (record.getMessage() for record in caplog.records)
     assert first.startswith("EarlyStopping watches 'score' of the evaluations, and there are none")
     assert second.startswith("BestModel watches 'loss'")
+    assert third.startswith("keep_best watches 'accuracy'")
     caplog.clear()
     fit(make, None, 1, BestModel())
     assert not caplog.records

@@ -50,17 +50,33 @@ class Monitor:
         Raises:
             ConfigError: the evaluation has no such metric.
         """
-        if self.metric not in record.values:
-            raise ConfigError(
-                f"metric must be one that the evaluation reports, got metric={self.metric!r}. "
-                f"It has {', '.join(record.values)}."
-            )
+        require_metric(self.metric, record)
         value = record.values[self.metric]
         gain = self.best - value if self.mode == "min" else value - self.best
         better = not math.isnan(value) and (self.best_step is None or gain > self.min_delta)
         if better:
             self.best, self.best_step = value, record.step
         return better
+
+
+def require_metric(metric: str, record: Record) -> None:
+    """Refuses a metric that an evaluation does not have.
+
+    Raises:
+        ConfigError: says which it has.
+    """
+    if metric not in record.values:
+        raise ConfigError(
+            f"metric must be one that the evaluation reports, got metric={metric!r}. It has {', '.join(record.values)}."
+        )
+
+
+def note_unwatched(name: str, metric: str, run: Run) -> None:
+    """Says, after the first epoch, that a run without an `eval_loader` trains as if nothing watched it."""
+    if run.epoch == 0 and not run.trainer.history.evaluations and run.is_main_process:
+        logger.warning(
+            "%s watches %r of the evaluations, and there are none: fit(..., eval_loader=...) evaluates.", name, metric
+        )
 
 
 class Watching(Callback):
@@ -95,12 +111,8 @@ class Watching(Callback):
         self._waited, self._run = 0, run
 
     def on_epoch_end(self, run: Run) -> None:
-        """Says once that it watches in vain: a run without an `eval_loader` trains as if it were not there."""
-        if run.epoch == 0 and not run.trainer.history.evaluations and run.is_main_process:
-            logger.warning(
-                "%s watches %r of the evaluations, and there are none: fit(..., eval_loader=...) evaluates.",
-                *(type(self).__name__, self.monitor.metric),
-            )
+        """See `Callback`."""
+        note_unwatched(type(self).__name__, self.monitor.metric, run)
 
     def on_fit_end(self, run: Run) -> None:
         """See `Callback`."""

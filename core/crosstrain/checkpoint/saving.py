@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crosstrain.callbacks import Callback, Record, Run
+from crosstrain.callbacks.monitor import note_unwatched, require_metric
 from crosstrain.callbacks.states import State, load_states, states_of
 from crosstrain.checkpoint.manifest import Manifest
 from crosstrain.checkpoint.rules import Best, require_rules
@@ -39,7 +40,8 @@ class CheckpointSpec:
         every_epoch: save at the end of every epoch, after its evaluation.
         keep_last: how many of the newest stay.
         keep_every: steps that are multiples of it stay, too.
-        keep_best: the best by a metric of the evaluation stay, too. Every evaluation is then followed by a save.
+        keep_best: the best by a metric of the evaluation stay, too. Every evaluation is then followed by a save. `fit`
+            refuses a metric that the evaluation does not report.
         signals: names of signals at which the run saves and ends, such as those that Slurm sends before it requeues.
         on_exception: save when training ends by an exception; with one process.
 
@@ -148,12 +150,20 @@ class Saver(Callback):
         self._states = states_of(self._callbacks)
 
     def on_evaluate_end(self, run: Run, record: Record) -> None:
-        """Keeps what `keep_best` compares."""
+        """Keeps what `keep_best` compares.
+
+        Raises:
+            ConfigError: a metric that the evaluation does not report.
+        """
+        if self._spec.keep_best is not None:
+            require_metric(self._spec.keep_best.metric, record)
         self._metrics = dict(record.values)
 
     def on_epoch_end(self, run: Run) -> None:
         """Saves, with the metrics of this epoch's evaluation; a save after its last step learns that it has ended."""
         self.ended_at, self._states = run.state.step, None
+        if self._spec.keep_best is not None:
+            note_unwatched("keep_best", self._spec.keep_best.metric, run)
         compared = self._spec.keep_best is not None and self._metrics
         if self._spec.every_epoch or compared or self._saved_step == run.state.step:
             self._take_position(run)
