@@ -88,8 +88,16 @@ def test_schedules_are_those_of_the_package() -> None:
     assert schedule("cosine", warmup_steps=2) == ct.cosine(0.1, 10, warmup_steps=2)
     assert schedule("one_cycle") == ct.one_cycle(0.1, 10)
     assert ct.RunConfig(learning_rate=0.1, weight_decay=0.2).optimizer(4) == ct.adamw(
-        ct.linear(0.1, 4), weight_decay=0.2
+        ct.linear(0.1, 4), weight_decay=0.2, groups=(ct.undecayed(),)
     )
+
+
+@pytest.mark.parametrize("norm", [None, 0.0])
+def test_no_norm_and_one_of_0_do_not_clip(norm: float | None) -> None:
+    accelerator = ct.Accelerator("torch")
+    state = accelerator.prepare(ct.models.build("mlp", ct.models.MLPConfig(hidden=(8,)), accelerator), ct.sgd(0.1))
+    trainer = ct.RunConfig(max_grad_norm=norm).trainer(accelerator, state, lambda m, b, ops: None, progress=False)
+    assert trainer.options.clip_norm is None
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])

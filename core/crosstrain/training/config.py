@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 from crosstrain.accelerator import Accelerator
 from crosstrain.errors import ConfigError, require_count, require_file
 from crosstrain.mesh import MeshSpec
-from crosstrain.optim import OptimizerSpec, adamw
+from crosstrain.optim import OptimizerSpec, adamw, undecayed
 from crosstrain.schedules import Schedule, constant, cosine, linear, one_cycle
 from crosstrain.state import TrainState
 from crosstrain.step import LossFn, Remat
@@ -53,9 +53,9 @@ class RunConfig:
     warmup_steps: int = 0
     """Optimizer steps of linear warmup, for `linear` and `cosine`."""
     weight_decay: float = 0.0
-    """Decoupled, of AdamW."""
+    """Decoupled, of AdamW; biases and the parameters of norm layers have none."""
     max_grad_norm: float | None = 1.0
-    """Largest global gradient norm; None does not clip."""
+    """Largest global gradient norm; None or 0 does not clip."""
     remat: Remat = "none"
     """What the backward pass computes again instead of keeping it: `none`, `full` or `dots`, see `StepOptions`."""
     logging_steps: int = 10
@@ -142,7 +142,7 @@ class RunConfig:
 
     def optimizer(self, total_steps: int) -> OptimizerSpec:
         """AdamW with the schedule."""
-        return adamw(self.schedule(total_steps), weight_decay=self.weight_decay)
+        return adamw(self.schedule(total_steps), weight_decay=self.weight_decay, groups=(undecayed(),))
 
     def checkpoints(self) -> "CheckpointSpec | None":
         """When to save, and what stays; None without `output_dir`, and for `no`."""
@@ -173,7 +173,7 @@ class RunConfig:
             state,
             loss_fn,
             accumulate_steps=self.accumulate_steps,
-            clip_norm=self.max_grad_norm,
+            clip_norm=self.max_grad_norm or None,
             remat=self.remat,
             log_every=self.logging_steps,
             callbacks=callbacks,
