@@ -133,6 +133,14 @@ class Inspection:
         """
 
     @abstractmethod
+    def definition_order(self, model: Any) -> list[str]:
+        """Canonical paths of all modules of a native model, each with the names of its own parameters behind it.
+
+        The order is that of definition, parents before children, of a model as its author made it: that of a state need
+        not have it, since flax sorts attributes by name when it puts a model together.
+        """
+
+    @abstractmethod
     def change_setting(self, model: Any, path: str, name: str, value: Any) -> bool:
         """Sets one of `module_settings` on a native model; False where this engine cannot change it afterwards."""
 

@@ -154,7 +154,7 @@ def _flatten(captured: Any) -> dict[str, _Call]:
 def module_settings(model: nnx.Module) -> dict[str, ModuleSettings]:
     """See `Accelerator.module_settings`."""
     owners = {".".join(str(part) for part in path): module for path, module in nnx.iter_modules(model)}
-    found = {path: _settings(owners[path]) for path in naming.definition_order(model)}
+    found = {path: _settings(owners[path]) for path in naming.definition_order(model) if path in owners}
     return {path: settings for path, settings in found.items() if settings is not None}
 
 

@@ -127,7 +127,10 @@ def shapes(names: Sequence[Leaf]) -> dict[str, tuple[int, ...]]:
 
 
 def definition_order(model: nnx.Module) -> list[str]:
-    """Canonical paths of all modules in the order in which attributes were assigned, parents before children."""
+    """Canonical paths of all modules, each with the names of its own variables behind it, parents before children.
+
+    The order is that in which attributes were assigned.
+    """
     owners = dict(nnx.iter_modules(model))
 
     def position(path: tuple[Any, ...]) -> tuple[int, ...]:
@@ -137,7 +140,12 @@ def definition_order(model: nnx.Module) -> list[str]:
             steps.append(attributes.index(str(part)) if str(part) in attributes else len(attributes))
         return tuple(steps)
 
-    return [".".join(str(part) for part in path) for path in sorted(owners, key=position)]
+    def own(path: tuple[Any, ...]) -> list[str]:
+        found = [name for name, value in vars(owners[path]).items() if isinstance(value, nnx.Variable)]
+        return [_leaf((*path, name), (), owners[path]).name for name in found]
+
+    ordered = sorted(owners, key=position)
+    return [name for path in ordered for name in (".".join(str(part) for part in path), *own(path))]
 
 
 def _leaf(path: tuple[Any, ...], shape: tuple[int, ...], owner: Any) -> Leaf:

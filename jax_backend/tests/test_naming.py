@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -74,5 +75,9 @@ def test_modules_come_in_the_order_of_definition() -> None:
             self.blocks = nnx.List([nnx.Linear(2, 2, rngs=nnx.Rngs(0)) for _ in range(11)])
             self.head = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
 
+            self.token = nnx.Param(jnp.zeros(2))
+
     order = naming.definition_order(Model())
-    assert order == ["", "stem", "blocks", *(f"blocks.{i}" for i in range(11)), "head"]
+    layers = ["stem", "blocks", *(f"blocks.{i}" for i in range(11)), "head"]
+    assert [name for name in order if name in ("", *layers)] == ["", *layers]
+    assert order[:5] == ["", "token", "stem", "stem.weight", "stem.bias"]

@@ -70,6 +70,10 @@ class TorchAccelerator(Accelerator):
         """See `crosstrain.Accelerator`."""
         return capture.module_settings(model)
 
+    def definition_order(self, model: Any) -> list[str]:
+        """See `crosstrain.Accelerator`."""
+        return naming.definition_order(model)
+
     def change_setting(self, model: Any, path: str, name: str, value: Any) -> bool:
         """See `crosstrain.Accelerator`."""
         return capture.change_setting(model, path, name, value)

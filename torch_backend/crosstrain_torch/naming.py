@@ -32,6 +32,18 @@ def counters(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in _persistent(model).items() if name.endswith(_COUNTERS)}
 
 
+def definition_order(model: nn.Module) -> list[str]:
+    """Paths of all modules, each with the names of its own parameters behind it, parents before children.
+
+    The order is that in which attributes were assigned.
+    """
+    return [
+        name
+        for path, module in model.named_modules()
+        for name in (path, *(f"{path}.{own}" if path else own for own, _ in module.named_parameters(recurse=False)))
+    ]
+
+
 def _persistent(model: nn.Module) -> dict[str, Tensor]:
     persistent = model.state_dict(keep_vars=True)
     return {name: buffer for name, buffer in model.named_buffers() if name in persistent}

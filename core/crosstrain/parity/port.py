@@ -108,18 +108,20 @@ def load_port(path: Path) -> Port:
 
 
 def _parameters(side: Side) -> list[Parameter]:
-    """Parameters and buffers in the order in which their layers were defined."""
+    """Parameters and buffers in the order in which their modules were defined, a weight before its bias."""
     accelerator = Accelerator(side.backend)
-    state = accelerator.prepare(side.model(accelerator))
+    model = side.model(accelerator)
+    order = accelerator.definition_order(model)
+    state = accelerator.prepare(model)
     roles: dict[str, str] = dict(state.parameter_roles)
     shapes = dict(state.parameter_shapes)
     for name, values in state.snapshot().buffers.items():
         shapes[name], roles[name] = values.shape, BUFFER
-    order = list(accelerator.module_settings(state.model))
-    kinds = {"weight": 0, "bias": 1}
+    kinds = {"weight": 0, "kernel": 0, "scale": 0, "gamma": 0, "bias": 1, "beta": 1}
 
-    def position(name: str) -> tuple[int, int, str]:
+    def position(name: str) -> tuple[int, int, int, str]:
         owner, _, last = name.rpartition(".")
-        return order.index(owner) if owner in order else len(order), kinds.get(last, 2), last
+        places = [order.index(each) if each in order else len(order) for each in (owner, name)]
+        return places[0], kinds.get(last, 2), places[1], last
 
     return [Parameter(name, shapes[name], roles[name]) for name in sorted(shapes, key=position)]
