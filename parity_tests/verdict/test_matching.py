@@ -11,6 +11,10 @@ def weights(*names: str, shape: tuple[int, ...] = (4, 4)) -> list[Parameter]:
     return [Parameter(name, shape, "weight") for name in names]
 
 
+def biases(*names: str) -> list[Parameter]:
+    return [Parameter(name, (4,), "bias") for name in names]
+
+
 def pairs(matching: Matching) -> dict[str, tuple[str, ...]]:
     return {pair.reference: pair.other for pair in matching.pairs}
 
@@ -74,3 +78,40 @@ def test_what_has_no_partner_is_named() -> None:
     matching = match(weights("a.weight"), [*weights("a.weight"), Parameter("a.bias", (4,), "bias")])
     assert matching.unmatched == ("a.bias",)
     assert match([Parameter("a.bias", (4,), "bias")], []).missing == ("a.bias",)
+
+
+def test_layers_belong_together_as_a_whole() -> None:
+    """A bias goes where its weight went, though another bias has its shape."""
+    mine = [*weights("down.weight", shape=(4, 8)), *biases("down.bias"), *weights("up.weight"), *biases("up.bias")]
+    theirs = [*weights("a.weight"), *biases("a.bias"), *weights("b.weight", shape=(4, 8)), *biases("b.bias")]
+    assert pairs(match(mine, theirs)) == {
+        "down.weight": ("b.weight",),
+        "down.bias": ("b.bias",),
+        "up.weight": ("a.weight",),
+        "up.bias": ("a.bias",),
+    }
+
+
+def test_what_is_alone_of_its_shape_needs_no_hint() -> None:
+    mine = [*weights("weight_ih_l0"), *weights("weight_hh_l0", shape=(4, 2))]
+    theirs = [*weights("hh.kernel", shape=(4, 2)), *weights("ih.kernel")]
+    assert pairs(match(mine, theirs)) == {"weight_ih_l0": ("ih.kernel",), "weight_hh_l0": ("hh.kernel",)}
+
+
+def test_a_norm_that_is_written_by_hand_has_another_role() -> None:
+    """Its weight is matched with a norm's all the same, as a hint could do."""
+    mine = weights("layers.0.1.weight", "layers.1.0.weight", shape=(4,))
+    theirs = [Parameter(f"layers.{i}.layers.{j}.weight", (4,), "norm") for i, j in ((0, 1), (1, 0))]
+    assert pairs(match(mine, theirs)) == {
+        "layers.0.1.weight": ("layers.0.layers.1.weight",),
+        "layers.1.0.weight": ("layers.1.layers.0.weight",),
+    }
+
+
+def test_one_parameter_too_many_leaves_the_others_as_they_are() -> None:
+    """A head that is tied in one model alone is all that is named, not every layer after it."""
+    mine = weights("gate.weight", "up.weight")
+    theirs = [*weights("w1.weight"), *weights("output.weight", shape=(9, 4)), *weights("w3.weight")]
+    matching = match(mine, theirs)
+    assert pairs(matching) == {"gate.weight": ("w1.weight",), "up.weight": ("w3.weight",)}
+    assert (matching.unmatched, matching.ambiguous) == (("output.weight",), {})

@@ -1,13 +1,22 @@
 """Matches the parameters of two native models by name, structure, shape and role. Nothing is guessed silently."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from crosstrain.parity.likeness import Likeness, numbers, words
 from crosstrain.parity.names import Part
 
-How = Literal["hint", "name", "packed attention", "similar name", "rank of numbers", "structure"]
+How = Literal[
+    "hint",
+    "name",
+    "packed attention",
+    "similar name",
+    "rank of numbers",
+    "same layer",
+    "only one of its shape",
+    "structure",
+]
 
 
 _SHOWN = 6
@@ -89,6 +98,9 @@ class Matching:
         }
 
 
+_Key = Callable[[Parameter], tuple[object, ...]]
+
+
 class _Search:
     """What is still to be matched, and the pairs found so far."""
 
@@ -103,16 +115,25 @@ class _Search:
         for name in other:
             del self.other[name]
 
-    def groups(self) -> list[tuple[list[Parameter], list[Parameter]]]:
-        """What is left, grouped by shape and role."""
-        keys = {(p.shape, p.role): None for p in self.reference.values()}
+    def groups(self, key: _Key) -> list[tuple[list[Parameter], list[Parameter]]]:
+        """What is left, grouped by a key of both sides."""
+        mine, theirs = list(self.reference.values()), list(self.other.values())
         return [
-            (
-                [p for p in self.reference.values() if (p.shape, p.role) == key],
-                [p for p in self.other.values() if (p.shape, p.role) == key],
-            )
-            for key in keys
+            ([p for p in mine if key(p) == each], [q for q in theirs if key(q) == each]) for each in _keys(mine, key)
         ]
+
+
+def _with_role(parameter: Parameter) -> tuple[object, ...]:
+    return parameter.shape, parameter.role
+
+
+def _without_role(parameter: Parameter) -> tuple[object, ...]:
+    """Roles may be read otherwise (a norm that is written by hand has a weight), but no buffer is a parameter."""
+    return parameter.shape, parameter.role == BUFFER
+
+
+def _keys(parameters: Iterable[Parameter], key: _Key) -> dict[tuple[object, ...], None]:
+    return {key(p): None for p in parameters}
 
 
 def match(
@@ -121,9 +142,11 @@ def match(
     """Finds for every reference parameter its partner in the other model.
 
     In order: hints; equal names; packed attention projections (torch's `in_proj_weight` against q, k and v apart);
-    names that are similar, where the best partner is unique both ways; the same sequence of shapes in the order of
-    definition, where names do not say otherwise. Layers that are numbered otherwise (0, 2, 4 against 0, 1, 2) belong
-    together by the rank of their numbers, as long as that is the order in which they were defined.
+    names that are similar, where the best partner is unique both ways; the same name in layers that share another
+    parameter; what is left alone of its shape; the same sequence of shapes in the order of definition, where names do
+    not say otherwise. Partners of the same role come first, then those of any. Layers that are numbered otherwise
+    (0, 2, 4 against 0, 1, 2) belong together by the rank of their numbers, as long as that is the order in which they
+    were defined.
 
     Args:
         reference: parameters in the order of definition.
@@ -137,8 +160,10 @@ def match(
     _take_hints(search, hints or {})
     _take_equal(search)
     _take_packed(search)
-    _take_similar(search)
-    _take_structure(search)
+    for key in (_with_role, _without_role):
+        _take_similar(search, key)
+        _take_certain(search)
+        _take_structure(search, key)
     ambiguous = {p.name: names for p in search.reference.values() if (names := _possible(p, search.other.values()))}
     missing = tuple(name for name in search.reference if name not in ambiguous)
     unmatched = tuple(name for name in search.other if not any(name in names for names in ambiguous.values()))
@@ -155,9 +180,8 @@ def match(
 
 
 def _possible(parameter: Parameter, others: Iterable[Parameter]) -> tuple[str, ...]:
-    """What a hint could name: the shape must be the same, roles may be read otherwise, but no buffer is a parameter."""
-    buffer = parameter.role == BUFFER
-    return tuple(q.name for q in others if q.shape == parameter.shape and (q.role == BUFFER) == buffer)
+    """What a hint could name."""
+    return tuple(q.name for q in others if _without_role(q) == _without_role(parameter))
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -222,8 +246,8 @@ def _unpacked(mine: Sequence[Parameter], theirs: Sequence[Parameter]) -> dict[st
     return {name: tuple(parts) for name, parts in found.items() if len(parts) == len("qkv")}
 
 
-def _take_similar(search: _Search) -> None:
-    for mine, theirs in search.groups():
+def _take_similar(search: _Search, key: _Key) -> None:
+    for mine, theirs in search.groups(key):
         alike = Likeness([p.name for p in mine], [q.name for q in theirs])
         best = {p.name: _best({q.name: alike.score(p.name, q.name) for q in theirs}) for p in mine}
         back = {q.name: _best({p.name: alike.score(p.name, q.name) for p in mine}) for q in theirs}
@@ -249,17 +273,37 @@ def _as_defined(
     return kept
 
 
-def _take_structure(search: _Search) -> None:
+def _take_certain(search: _Search) -> None:
+    """What follows from other pairs: the rest of layers that belong together, and what is left alone of its shape."""
+    found = -1
+    while found != len(search.pairs):
+        found = len(search.pairs)
+        for pair in [pair for pair in search.pairs.values() if len(pair.other) == 1]:
+            owner, other_owner = (name.rpartition(".")[0] for name in (pair.reference, *pair.other))
+            for p in [p for p in search.reference.values() if p.name.rpartition(".")[0] == owner]:
+                last = p.name.rpartition(".")[2]
+                q = search.other.get(f"{other_owner}.{last}" if other_owner else last)
+                if q is not None and _without_role(p) == _without_role(q):
+                    search.take(p.name, (q.name,), "same layer")
+        for mine, theirs in search.groups(_without_role):
+            if len(mine) == len(theirs) == 1:
+                search.take(mine[0].name, (theirs[0].name,), "only one of its shape")
+
+
+def _take_structure(search: _Search, key: _Key) -> None:
+    # What has no partner on the other side is named in the end; it does not change the order of the rest.
     mine, theirs = list(search.reference.values()), list(search.other.values())
-    if [(p.shape, p.role) for p in mine] != [(q.shape, q.role) for q in theirs]:
+    shared = _keys(mine, key).keys() & _keys(theirs, key).keys()
+    mine, theirs = ([p for p in side if key(p) in shared] for side in (mine, theirs))
+    if [key(p) for p in mine] != [key(q) for q in theirs]:
         return
     likeness = {
-        (mine[0].shape, mine[0].role): Likeness([p.name for p in mine], [q.name for q in theirs])
-        for mine, theirs in search.groups()
+        key(group[0]): Likeness([p.name for p in group], [q.name for q in others])
+        for group, others in search.groups(key)
     }
     for p, q in zip(mine, theirs, strict=True):
-        alike = likeness[p.shape, p.role]
-        rivals = [other.name for other in theirs if (other.shape, other.role) == (q.shape, q.role)]
+        alike = likeness[key(p)]
+        rivals = [other.name for other in theirs if key(other) == key(q)]
         if max(alike.score(p.name, other) for other in rivals) > alike.score(p.name, q.name):
             return  # the names speak against the order
     for p, q in zip(mine, theirs, strict=True):
