@@ -91,6 +91,11 @@ def test_a_momentum_that_leaves_its_range_later_is_refused_at_that_step(spec):
         spec.hyper(5)
 
 
+def test_one_group_without_a_tuple_is_refused():
+    with pytest.raises(ct.ConfigError, match=r"groups must be a tuple of ParamGroup, got groups=ParamGroup\(match=''"):
+        ct.adamw(1e-3, groups=ct.undecayed())
+
+
 def test_a_parameter_belongs_to_the_first_group_that_matches():
     spec = ct.adamw(
         1e-3,

@@ -74,6 +74,8 @@ class OptimizerSpec:
 
     def __post_init__(self) -> None:
         require("weight_decay", self.weight_decay, 0.0)
+        if isinstance(self.groups, ParamGroup):
+            raise ConfigError(f"groups must be a tuple of ParamGroup, got groups={self.groups}. Write groups=(...,).")
         self.check()
 
     def check(self) -> None:
