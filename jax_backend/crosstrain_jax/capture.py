@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -102,21 +103,31 @@ def _recorded(model: nnx.Module, order: list[Event]) -> Iterator[None]:
     paths = {id(module): ".".join(str(part) for part in path) for path, module in nnx.iter_modules(model)}
     classes = {base for _, module in nnx.iter_modules(model) for base in type(module).__mro__}
     running: list[int] = []
+    seen_in = _trace()
     with contextlib.ExitStack() as stack:
         for each in classes:
             if "__call__" in vars(each) and issubclass(each, nnx.Module):
-                wrapped = _recording(vars(each)["__call__"], paths, order, running)
+                wrapped = _recording(vars(each)["__call__"], paths, order, running, seen_in)
                 stack.enter_context(patch.object(each, "__call__", wrapped))
         yield
 
 
-def _recording(call: Callable[..., Any], paths: dict[int, str], order: list[Event], running: list[int]) -> Any:
+def _trace() -> Any:
+    """What is being traced now, to be compared."""
+    return jax.extend.core.get_opaque_trace_state(convention="nnx")
+
+
+def _recording(
+    call: Callable[..., Any], paths: dict[int, str], order: list[Event], running: list[int], seen_in: Any
+) -> Any:
     @functools.wraps(call)
     def recording(self: nnx.Module, *args: Any, **kwargs: Any) -> Any:
         if id(self) in running:  # `super().__call__`
             return call(self, *args, **kwargs)
         # A copy of a module inside a transform has no known path: its values are sown, its place in the order is not.
         path = paths.get(id(self))
+        if path is not None and _trace() != seen_in:
+            return call(self, *args, **kwargs)  # what `jax.lax.scan` runs of the model has values inside its loop only
         count = sum(event.kind == "input" and event.module.partition("#")[0] == path for event in order)
         name = f"{path}#{count}" if count else path
         if name is not None:

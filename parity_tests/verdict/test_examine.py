@@ -6,6 +6,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
@@ -216,3 +218,19 @@ def test_the_page_is_well_formed_and_loads_nothing(shape: str, tmp_path: Path, r
     assert "://" not in text
     assert "@import" not in text
     assert ("<svg" in text) == (shape != "unmatched")
+
+
+class Looped(FlaxNet):
+    """Runs one of its layers in a loop that JAX traces, example by example."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(self.drop(jnp.tanh(jax.lax.map(self.fc, self.norm(x)))))
+
+
+@pytest.mark.parametrize(("eps", "same"), [(1e-5, True), (1e-3, False)])
+def test_layers_in_a_loop_of_jax_are_compared_by_what_comes_out(eps: float, same: bool) -> None:
+    """Their values cannot leave the loop; those before and after it are seen."""
+    made = small_port(jax_model=lambda: Looped(rate=0.0, fourier=False, eps=eps))
+    report = examine(made, free_steps=2, low_precision=False)
+    assert report.verdict is not None, report.notes
+    assert report.same is same
