@@ -4,7 +4,7 @@ import pytest
 
 import crosstrain as ct
 from crosstrain.parity.matching import Matching, Parameter, match
-from crosstrain.parity.names import Names
+from crosstrain.parity.names import Names, Part
 
 
 def weights(*names: str, shape: tuple[int, ...] = (4, 4)) -> list[Parameter]:
@@ -56,6 +56,8 @@ def test_ambiguity_is_reported() -> None:
     matching = match(weights("a.weight", "b.weight", "c.weight"), weights("x.weight", "y.weight"))
     assert not matching.complete
     assert matching.ambiguous["a.weight"] == ("x.weight", "y.weight")
+    words = "give hints for a.weight, b.weight, c.weight (3 in the torch model, 2 in the jax model)"
+    assert matching.problem("torch", "jax") == words
     assert matching.pairs == ()
 
 
@@ -115,3 +117,26 @@ def test_one_parameter_too_many_leaves_the_others_as_they_are() -> None:
     matching = match(mine, theirs)
     assert pairs(matching) == {"gate.weight": ("w1.weight",), "up.weight": ("w3.weight",)}
     assert (matching.unmatched, matching.ambiguous) == (("output.weight",), {})
+
+
+def test_modules_are_the_same_where_they_hold_the_same() -> None:
+    """Half of a recurrent layer is not that layer, nor a `Sequential` within another the outer one."""
+    names = Names(
+        {
+            "ih.weight": Part("rnn.weight_ih_l0"),
+            "hh.weight": Part("rnn.weight_hh_l0"),
+            "net.layers.0.layers.0.weight": Part("net.0.0.weight"),
+            "net.layers.0.layers.2.weight": Part("net.0.2.weight"),
+            "net.layers.1.weight": Part("net.1.0.weight"),
+        }
+    )
+    shared = {
+        own: names.module(own) for own in ("ih", "net", "net.layers.0", "net.layers.0.layers.2#1", "net.layers.1")
+    }
+    assert shared == {
+        "ih": "ih",
+        "net": "net",
+        "net.layers.0": "net.0",
+        "net.layers.0.layers.2#1": "net.0.2#1",
+        "net.layers.1": "net.1.0",
+    }

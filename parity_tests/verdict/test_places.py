@@ -14,6 +14,7 @@ from torch import nn
 
 import crosstrain as ct
 from crosstrain.parity import Port, Verdict, compare
+from crosstrain.parity.causes import between
 
 CLASSES = 4
 
@@ -192,3 +193,51 @@ def test_what_follows_from_a_difference_says_so() -> None:
     causes = {finding.where: finding.cause for finding in found if finding.channel == "activation"}
     assert list(causes) == ["between fc1 and fc2", "fc2", "norm", "head", "(model)"]
     assert {causes[name] for name in ("fc2", "norm", "head")} == {"follows from between fc1 and fc2"}
+
+
+def test_parts_in_another_order_are_known_whatever_the_sizes() -> None:
+    """As many images as rows: the nearest orientation of channels that come last may take one for the other."""
+    x = np.random.default_rng(2).normal(size=(4, 6, 4, 4))
+    y = np.roll(x, 3, axis=1).transpose(0, 2, 3, 1)
+    assert between(x, y).startswith("the same values in another order")
+
+
+def test_a_factor_near_one_is_not_called_a_scale() -> None:
+    x = np.random.default_rng(0).normal(size=(4, 16))
+    assert "0.999995 times as large: an eps" in between(x, 0.999995 * x)
+
+
+class TorchWords(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Embedding(5, 8, padding_idx=0), nn.Linear(8, CLASSES)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embed(tokens).mean(1))
+
+
+class FlaxWords(nnx.Module):
+    def __init__(self) -> None:
+        self.embed = nnx.Embed(5, 8, rngs=nnx.Rngs(0))
+        self.head = nnx.Linear(8, CLASSES, rngs=nnx.Rngs(0))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return self.head(self.embed(tokens).mean(1))
+
+
+def test_padding_of_an_embedding_is_named() -> None:
+    """torch keeps the row of `padding_idx` as it is; flax's embedding has no such option."""
+    port = Port(
+        torch_model=TorchWords,
+        jax_model=FlaxWords,
+        torch_loss=loss_fn,
+        jax_loss=loss_fn,
+        batches=lambda step: {**batches(step), "image": np.random.default_rng(step).integers(0, 5, (8, 6))},
+        optimizer=ct.adamw(1e-3),
+    )
+    torch_side, jax_side, _ = port.sides()
+    first = compare(torch_side, jax_side, total_steps=1, free_steps=2).first
+    assert first is not None
+    assert (first.channel, first.where) == ("backward", "embed.weight")
+    assert "padding_idx" in first.cause

@@ -20,12 +20,15 @@ def between(x: np.ndarray, y: np.ndarray) -> str:
     turned = oriented(x, y)
     if turned is None:
         return f"shape {x.shape} against {y.shape}"
+    # The orientation that is nearest need not keep the batch first where sizes are equal; as it came, it does.
+    permuted = any(x.ndim > 1 and len(x) == len(each) and _permuted(x, each) for each in (y, turned))
     y = turned
     ratio = _ratio(x, y)
     if ratio is not None:
-        return f"the values are {ratio:.6g} times as large: a scale on one side only"
-    if x.ndim > 1 and len(x) == len(y) and _permuted(x, y):
-        return "the same values in another order: a flatten of (C, H, W) against (H, W, C), a transpose, heads"
+        near = "an eps, or a norm of what is normalised already" if abs(ratio - 1.0) < _APPROXIMATE else "a scale"
+        return f"the values are {ratio:.6g} times as large: {near} on one side only"
+    if permuted:
+        return "the same values in another order: a flatten of (C, H, W) against (H, W, C), a transpose, heads, parts"
     gap = float(np.abs(x - y).max()) / float(np.abs(x).max() or 1.0)
     if gap < _APPROXIMATE:
         return "nearly the same function: an approximation (GELU's tanh form), an eps, or lower precision"
@@ -51,6 +54,8 @@ def gradient(name: str, evidence: "Evidence", after: str | None, losses_differ: 
     since = f"; {after}, which the backward pass reaches before, agrees" if after else ""
     if not np.any(y) or not np.any(x):
         return f"no gradient arrives on one side: a detached or unused parameter{since}"
+    if evidence.roles.get(name) == "embedding" and _rows_left_out(x, y):
+        return f"rows of an embedding get no gradient on one side: `padding_idx`{since}"
     ratio = _ratio(x, y)
     if ratio is not None:
         return f"gradients are {ratio:.6g} times as large: a mean against a sum, or a scaled loss{since}"
@@ -128,6 +133,14 @@ def _ratio(x: np.ndarray, y: np.ndarray) -> float | None:
     c = float(np.sum(x * y)) / norm
     # The factor has to explain the difference, not just be near 1.
     return c if np.abs(y - c * x).max() <= 1e-3 * np.abs(y - x).max() else None
+
+
+def _rows_left_out(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether two matrices agree in every row that is 0 in neither."""
+    if x.shape != y.shape:
+        return False
+    both = x.any(axis=1) & y.any(axis=1)
+    return np.allclose(x[both], y[both], rtol=1e-9, atol=1e-9 * float(np.abs(x).max()))
 
 
 def _aligned(gap: np.ndarray, weights: np.ndarray) -> bool:

@@ -1,5 +1,6 @@
 """Two forward passes, event by event: which module, or which operation between two modules, is the first to differ."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -51,12 +52,14 @@ def compare_forward(x: Probe, y: Probe) -> Forward:
         x: the reference.
         y: the other side.
     """
+    apart = _called_otherwise(x, y)
     inputs = {
         name: max(_input_differences(values, y.inputs[name]))
         for name, values in x.inputs.items()
-        if values and y.inputs.get(name)
+        if values and y.inputs.get(name) and _path(name) not in apart
     }
-    outputs = {name: tensor_difference(x.activations[name], y.activations[name]) for name in _common(x, y)}
+    common = [name for name in _common(x, y) if _path(name) not in apart]
+    outputs = {name: tensor_difference(x.activations[name], y.activations[name]) for name in common}
     # Compiled engines may not know the order of what runs inside a loop; the side that knows more has it.
     order = max((_known(probe, inputs, outputs) for probe in (x, y)), key=len)
     left = [event.module for event in order if event.kind == "output"]
@@ -113,6 +116,20 @@ def _position(name: str, entered: Sequence[str]) -> int:
 
 def _common(x: Probe, y: Probe) -> list[str]:
     return [name for name in x.activations if name in y.activations]
+
+
+def _called_otherwise(x: Probe, y: Probe) -> frozenset[str]:
+    """Modules with more calls of smaller arrays on one side, such as a cell for each step of a sequence."""
+    x_calls, y_calls = (Counter(_path(name) for name in probe.activations) for probe in (x, y))
+    return frozenset(
+        path
+        for path in x_calls.keys() & y_calls.keys()
+        if x_calls[path] != y_calls[path] and x.activations[path].size != y.activations[path].size
+    )
+
+
+def _path(call: str) -> str:
+    return call.partition("#")[0]
 
 
 def _known(probe: Probe, inputs: Mapping[str, float], outputs: Mapping[str, float]) -> tuple[Event, ...]:

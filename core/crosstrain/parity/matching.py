@@ -78,7 +78,9 @@ class Matching:
             other: what the other model is called.
         """
         alone = ((reference, other, self.missing), (other, reference, self.unmatched))
-        parts = [f"give hints for {_listed(tuple(self.ambiguous))}"] if self.ambiguous else []
+        parts = [f"give hints for {_listed(tuple(self.ambiguous))}{self._counts(reference, other)}"] * bool(
+            self.ambiguous
+        )
         parts += [
             f"{name} has the shapes {x} and {y}, as both engines write it" for name, (x, y) in self.reshaped.items()
         ]
@@ -88,6 +90,11 @@ class Matching:
             if (own := [name for name in names if name not in self.reshaped])
         ]
         return "; ".join(parts)
+
+    def _counts(self, reference: str, other: str) -> str:
+        """How many are ambiguous on each side, where one of them has more."""
+        mine, theirs = len(self.ambiguous), len({name for names in self.ambiguous.values() for name in names})
+        return f" ({mine} in the {reference} model, {theirs} in the {other} model)" if mine != theirs else ""
 
     def names_of_other(self) -> dict[str, Part]:
         """The other model's own name -> its place in the reference's names."""

@@ -83,13 +83,36 @@ def _join(parts: list[tuple[int, np.ndarray]]) -> np.ndarray:
 
 
 def _module_paths(parts: Mapping[str, Part]) -> dict[str, str]:
-    """Own module path -> shared one, read off the parameters: their owners, and the owners' parents."""
-    found: dict[str, set[str]] = {}
-    for own, part in parts.items():
-        if part.of > 1:
-            continue
-        mine, shared = own.split(".")[:-1], part.shared.split(".")[:-1]
-        while mine and shared:
-            found.setdefault(".".join(mine), set()).add(".".join(shared))
-            mine, shared = mine[:-1], shared[:-1]
-    return {mine: next(iter(shared)) for mine, shared in found.items() if len(shared) == 1}
+    """Own module path -> shared one, read off the parameters: both hold the same ones.
+
+    Several modules, one inside the other, may hold the same. A layer is the innermost of them (a `Sequential` of it and
+    an activation is more), whatever holds layers the outermost (`nnx.Sequential` keeps a list inside it).
+    """
+    mine = _holders({own: part.shared for own, part in parts.items()})
+    theirs = _holders({part.shared: part.shared for part in parts.values()})
+    found: dict[str, str] = {}
+    for held, paths in mine.items():
+        others = theirs.get(held, [])
+        layers = all(_owner(name) == others[-1] for name in held) if others else False
+        layers = layers and all(_owner(own) == paths[-1] for own, part in parts.items() if part.shared in held)
+        pairs = zip(reversed(paths), reversed(others), strict=False) if layers else zip(paths, others, strict=False)
+        found |= dict(pairs)
+    return found
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _holders(held: Mapping[str, str]) -> dict[frozenset[str], list[str]]:
+    """Shared names -> the paths that hold just these, from the outermost to the innermost; the root has no path."""
+    inside: dict[str, set[str]] = {}
+    for name, shared in held.items():
+        owner = _owner(name)
+        while owner:
+            inside.setdefault(owner, set()).add(shared)
+            owner = _owner(owner)
+    found: dict[frozenset[str], list[str]] = {}
+    for path in sorted(inside, key=len):
+        found.setdefault(frozenset(inside[path]), []).append(path)
+    return found

@@ -47,7 +47,7 @@ class OneStep:
     Attributes:
         step: 0-based optimizer step whose rate and bias correction were used.
         loss: of the loss.
-        activations: outputs by module path, in the order of execution.
+        activations: outputs by module path, in the order of execution, without modules that are cut elsewhere.
         gradients: by parameter, in the order in which the backward pass reaches them.
         updates: by parameter, from the same gradients.
         moments: by `slot/parameter`, from the same gradients; averages of the weights have the slot `average`.
@@ -121,7 +121,10 @@ def one_step(a: Live, b: Live, start: Snapshot, batch: Arrays, limits: Limits) -
         roles=a.roles,
         options=(a.side.options, b.side.options),
     )
-    return replace(measured, findings=tuple(_findings(measured, evidence, limits, parted)))
+    findings = tuple(_findings(measured, evidence, limits, parted))
+    cut = _harmless(measured, limits, after_a.buffers)
+    kept = {name: value for name, value in forward.outputs.items() if not (cut and name and value > limits.activation)}
+    return replace(measured, activations=kept, findings=findings)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,14 +183,14 @@ def _findings(measured: OneStep, evidence: Evidence, limits: Limits, parted: lis
     def found(channel: Channel, where: str, value: float, limit: float, cause: str = "") -> Finding:
         return Finding(channel=channel, where=where, difference=value, limit=limit, step=measured.step, cause=cause)
 
-    activations = [found("activation", place, value, limits.activation, cause) for place, value, cause in parted]
-    places = {origin.where.partition(",")[0] for origin in parted}
+    wrong = dict(exceeding(measured.gradients, limits.gradient))
     follows = f"follows from {parted[0].where}" if parted else "the order of execution is not known"
-    activations += [
-        found("activation", name or "(model)", value, limits.activation, follows)
-        for name, value in exceeding(measured.activations, limits.activation)
-        if (name or "(model)") not in places
-    ]
+    parts = (
+        _returned(measured, limits)
+        if _harmless(measured, limits, evidence.a.buffers)
+        else _parts(measured, limits, parted, follows)
+    )
+    activations = [found("activation", place, value, limits.activation, cause) for place, value, cause in parts]
     # A layer that is given other values has other statistics of them.
     given = {
         name for name in evidence.a.buffers if evidence.inputs.get(name.rpartition(".")[0], 0.0) > limits.activation
@@ -202,7 +205,6 @@ def _findings(measured: OneStep, evidence: Evidence, limits: Limits, parted: lis
         else []
     )
     order = list(measured.gradients)
-    wrong = dict(exceeding(measured.gradients, limits.gradient))
     backward = [
         found(
             "backward",
@@ -229,6 +231,33 @@ def _findings(measured: OneStep, evidence: Evidence, limits: Limits, parted: lis
         if not before and name not in evidence.a.buffers
     ]
     return [*before, *step, *buffers]
+
+
+def _parts(measured: OneStep, limits: Limits, parted: list[Origin], follows: str) -> list[Origin]:
+    """Where the forward passes part, and then what follows from it."""
+    places = {origin.where.partition(",")[0] for origin in parted}
+    rest = [(name or "(model)", value) for name, value in exceeding(measured.activations, limits.activation)]
+    return [*parted, *(Origin(name, value, follows) for name, value in rest if name not in places)]
+
+
+def _harmless(measured: OneStep, limits: Limits, buffers: Iterable[str]) -> bool:
+    """Whether loss, gradients and running statistics agree, whatever the modules inside the model return.
+
+    One that returns something else is then cut elsewhere, such as before an activation that follows it in the other
+    model. Without the statistics, a constant in front of a BatchNorm, which takes it out again, would be so, too.
+    """
+    wrong = [
+        *exceeding(measured.gradients, limits.gradient),
+        *exceeding(_only(measured.whole, buffers), limits.update),
+    ]
+    return measured.loss <= limits.loss and not wrong and not measured.idle
+
+
+def _returned(measured: OneStep, limits: Limits) -> list[Origin]:
+    """What counts where loss and gradients agree: what the model returns."""
+    cause = "loss and gradients agree: the same values in another form, such as logits against log-probabilities"
+    returned = dict(exceeding({"(model)": measured.activations.get("", 0.0)}, limits.activation))
+    return [Origin(name, value, cause) for name, value in returned.items()]
 
 
 def _only(measured: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
