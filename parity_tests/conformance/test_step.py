@@ -282,7 +282,7 @@ def test_losses_are_not_added_by_accident(make: Make) -> None:
         value = ops.cross_entropy(model(batch["image"]), batch["label"])
         return value + value
 
-    with pytest.raises(ct.LossError, match=r"got Loss \+"):
+    with pytest.raises(ct.LossError, match=r"got a \+ b of a Loss"):
         accelerator.train_step(loss)(prepared(accelerator, MLP), images(4))
 
 

@@ -20,6 +20,7 @@ How = Literal[
 
 
 _SHOWN = 6
+_ADDED = ("bias", "beta")
 
 BUFFER = "buffer"
 """The role of what is no parameter."""
@@ -78,9 +79,8 @@ class Matching:
             other: what the other model is called.
         """
         alone = ((reference, other, self.missing), (other, reference, self.unmatched))
-        parts = [f"give hints for {_listed(tuple(self.ambiguous))}{self._counts(reference, other)}"] * bool(
-            self.ambiguous
-        )
+        asked = f"give hints for {_listed(tuple(self.ambiguous))}{self._counts(reference, other)}"
+        parts = [asked] if self.ambiguous else []
         parts += [
             f"{name} has the shapes {x} and {y}, as both engines write it" for name, (x, y) in self.reshaped.items()
         ]
@@ -139,6 +139,11 @@ def _without_role(parameter: Parameter) -> tuple[object, ...]:
     return parameter.shape, parameter.role == BUFFER
 
 
+def _of_any_role(parameter: Parameter) -> tuple[object, ...]:
+    """As `_without_role`, but what is added is never what is multiplied by, which only a hint may say."""
+    return *_without_role(parameter), parameter.name.rpartition(".")[2] in _ADDED
+
+
 def _keys(parameters: Iterable[Parameter], key: _Key) -> dict[tuple[object, ...], None]:
     return {key(p): None for p in parameters}
 
@@ -167,7 +172,7 @@ def match(
     _take_hints(search, hints or {})
     _take_equal(search)
     _take_packed(search)
-    for key in (_with_role, _without_role):
+    for key in (_with_role, _of_any_role):
         _take_similar(search, key)
         _take_certain(search)
         _take_structure(search, key)
@@ -292,7 +297,7 @@ def _take_certain(search: _Search) -> None:
                 q = search.other.get(f"{other_owner}.{last}" if other_owner else last)
                 if q is not None and _without_role(p) == _without_role(q):
                     search.take(p.name, (q.name,), "same layer")
-        for mine, theirs in search.groups(_without_role):
+        for mine, theirs in search.groups(_of_any_role):
             if len(mine) == len(theirs) == 1:
                 search.take(mine[0].name, (theirs[0].name,), "only one of its shape")
 

@@ -92,10 +92,12 @@ def _module_paths(parts: Mapping[str, Part]) -> dict[str, str]:
     theirs = _holders({part.shared: part.shared for part in parts.values()})
     found: dict[str, str] = {}
     for held, paths in mine.items():
-        others = theirs.get(held, [])
-        layers = all(_owner(name) == others[-1] for name in held) if others else False
-        layers = layers and all(_owner(own) == paths[-1] for own, part in parts.items() if part.shared in held)
-        pairs = zip(reversed(paths), reversed(others), strict=False) if layers else zip(paths, others, strict=False)
+        others = theirs.get(held)
+        if not others:
+            continue
+        own = [name for name, part in parts.items() if part.shared in held]
+        is_layer = all(_owner(name) == others[-1] for name in held) and all(_owner(name) == paths[-1] for name in own)
+        pairs = zip(paths[::-1], others[::-1], strict=False) if is_layer else zip(paths, others, strict=False)
         found |= dict(pairs)
     return found
 
