@@ -76,14 +76,14 @@ def resized(forward: Forward, x: Probe, y: Probe, limit: float) -> frozenset[str
     )
 
 
-def origins(forward: Forward, x: Probe, y: Probe, limit: float) -> list[Origin]:
+def origins(forward: Forward, x: Probe, y: Probe, limit: float, padded: frozenset[str]) -> list[Origin]:
     """The places at which the two part, in the order of execution; what only follows from them is left out.
 
     An input that differs, right after a value that agrees, comes from an operation between two modules. An output
     that differs, although the module's inputs and everything inside it agree, comes from the module itself. An input
-    of another size is no difference where the output agrees.
+    of another size is no difference where the output agrees: `padded` are the modules that `resized` gives.
     """
-    found, padded = [], resized(forward, x, y, limit)
+    found = []
     bad = [
         not forward.measured(event) <= limit and not (event.kind == "input" and event.module in padded)
         for event in forward.order

@@ -111,7 +111,8 @@ def one_step(a: Live, b: Live, start: Snapshot, batch: Arrays, limits: Limits) -
         resized=resized(forward, x, y, limits.activation),
         findings=(),
     )
-    parted = origins(forward, x, y, limits.activation)
+    parted = origins(forward, x, y, limits.activation, measured.resized)
+    cut = _harmless(measured, limits, after_a.buffers)
     evidence = Evidence(
         start=start,
         a=after_a,
@@ -121,8 +122,7 @@ def one_step(a: Live, b: Live, start: Snapshot, batch: Arrays, limits: Limits) -
         roles=a.roles,
         options=(a.side.options, b.side.options),
     )
-    findings = tuple(_findings(measured, evidence, limits, parted))
-    cut = _harmless(measured, limits, after_a.buffers)
+    findings = tuple(_findings(measured, evidence, limits, parted, cut=cut))
     kept = {name: value for name, value in forward.outputs.items() if not (cut and name and value > limits.activation)}
     return replace(measured, activations=kept, findings=findings)
 
@@ -179,17 +179,15 @@ def _whole_step(
     return measured
 
 
-def _findings(measured: OneStep, evidence: Evidence, limits: Limits, parted: list[Origin]) -> list[Finding]:
+def _findings(
+    measured: OneStep, evidence: Evidence, limits: Limits, parted: list[Origin], *, cut: bool
+) -> list[Finding]:
     def found(channel: Channel, where: str, value: float, limit: float, cause: str = "") -> Finding:
         return Finding(channel=channel, where=where, difference=value, limit=limit, step=measured.step, cause=cause)
 
     wrong = dict(exceeding(measured.gradients, limits.gradient))
     follows = f"follows from {parted[0].where}" if parted else "the order of execution is not known"
-    parts = (
-        _returned(measured, limits)
-        if _harmless(measured, limits, evidence.a.buffers)
-        else _parts(measured, limits, parted, follows)
-    )
+    parts = _returned(measured, limits) if cut else _parts(measured, limits, parted, follows)
     activations = [found("activation", place, value, limits.activation, cause) for place, value, cause in parts]
     # A layer that is given other values has other statistics of them.
     given = {
@@ -256,8 +254,8 @@ def _harmless(measured: OneStep, limits: Limits, buffers: Iterable[str]) -> bool
 def _returned(measured: OneStep, limits: Limits) -> list[Origin]:
     """What counts where loss and gradients agree: what the model returns."""
     cause = "loss and gradients agree: the same values in another form, such as logits against log-probabilities"
-    returned = dict(exceeding({"(model)": measured.activations.get("", 0.0)}, limits.activation))
-    return [Origin(name, value, cause) for name, value in returned.items()]
+    value = measured.activations.get("", 0.0)
+    return [] if value <= limits.activation else [Origin("(model)", value, cause)]
 
 
 def _only(measured: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
