@@ -73,8 +73,7 @@ class Meshes:
         placement = self._placement()
         placement.require_whole_examples("examples")
         arrays = as_arrays(source)
-        # A copy, since a device that is this machine's CPU may take the memory as it is, which is the caller's.
-        fields = {name: np.array(values) for name, values in arrays.items() if values.ndim > 1}
+        fields = {name: values for name, values in arrays.items() if values.ndim > 1}
         return Resident(arrays, self, self._put_whole(placement.convert(fields)))
 
     def _stack_placer(self) -> Callable[[dict[str, np.ndarray]], dict[str, Any]] | None:

@@ -41,7 +41,7 @@ class Rows(ArraySource):
 
 
 def as_arrays(source: Any) -> Arrays:
-    """A dict of arrays, each contiguous; those of one dimension, which stay on the host, are copies.
+    """A dict of arrays, each a contiguous copy, since a device that is this machine's CPU may take the memory as it is.
 
     Raises:
         DataError: anything else.
@@ -52,9 +52,4 @@ def as_arrays(source: Any) -> Arrays:
             f"a resident source must be a dict of arrays, got {type(source).__name__}. Read it into arrays, or give it "
             "to the loader as it is."
         )
-    return ArraySource({name: _array(values) for name, values in fields.items()}).fields()
-
-
-def _array(values: Any) -> np.ndarray:
-    array = np.ascontiguousarray(values)
-    return array.copy() if array.ndim == 1 else array
+    return ArraySource({name: np.array(values, order="C", ndmin=1) for name, values in fields.items()}).fields()
