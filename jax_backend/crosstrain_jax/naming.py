@@ -15,8 +15,8 @@ type of the layer that owns the variable:
 | BatchNorm | mean, var | running_mean, running_var |
 
 Layers that `nnx.vmap` has made together are one, whose variables have a dimension more in front, which stays there.
-Anything else keeps its path and layout, also LinearGeneral and ConvTranspose made so. Torch slides the window of a
-transposed convolution the other way round than flax does without `transpose_kernel`: it is turned round on the way.
+Anything else keeps its path and layout, also LinearGeneral made so. Torch slides the window of a transposed convolution
+the other way round than flax does without `transpose_kernel`: it is turned round on the way.
 """
 
 import math
@@ -47,7 +47,7 @@ class Leaf:
         split: how many of the permuted dimensions form the canonical first dimension, the others forming the second
             (attention projections keep heads apart); 0 where dimensions stay as they are. A scalar that is split
             has the canonical shape (1,).
-        turned: whether the window, all canonical dimensions but the first two, is turned round.
+        turned: how many of the last canonical dimensions, those of a window, are turned round.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Leaf:
     role: Role
     shape: tuple[int, ...]
     split: int = 0
-    turned: bool = False
+    turned: int = 0
 
     def to_canonical(self, values: Any) -> Any:
         """From flax's layout; an array of NumPy or, inside a compiled step, of JAX."""
@@ -80,9 +80,7 @@ class Leaf:
         return list((self.axes[: self.split], self.axes[self.split :])[dimension])
 
     def _turn(self, values: Any) -> Any:
-        return (
-            values[(slice(None), slice(None), *[slice(None, None, -1)] * (values.ndim - 2))] if self.turned else values
-        )
+        return values[..., *[slice(None, None, -1)] * self.turned] if self.turned else values
 
     @property
     def _permuted(self) -> tuple[int, ...]:
@@ -151,7 +149,7 @@ def definition_order(model: nnx.Module) -> list[str]:
 def _leaf(path: tuple[Any, ...], shape: tuple[int, ...], owner: Any) -> Leaf:
     *prefix, last = (str(part) for part in path)
     ndim = len(shape)
-    name, axes, split, turned = last, tuple(range(ndim)), 0, False
+    name, axes, split, turned = last, tuple(range(ndim)), 0, 0
     norm = isinstance(owner, _NORMS) or getattr(owner, "canonical_norm", False)
     if isinstance(owner, nnx.LinearGeneral):
         inputs, outputs = _count(owner.in_features), _count(owner.out_features)
@@ -166,10 +164,11 @@ def _leaf(path: tuple[Any, ...], shape: tuple[int, ...], owner: Any) -> Leaf:
     elif isinstance(owner, nnx.Conv) and last == "kernel":
         layers = ndim - 2 - len(owner.kernel_size)
         name, axes = "weight", (*range(layers), ndim - 1, ndim - 2, *range(layers, ndim - 2))
-    elif isinstance(owner, nnx.ConvTranspose) and last == "kernel" and ndim == 2 + len(owner.kernel_size):
-        name, turned = "weight", not owner.transpose_kernel
+    elif isinstance(owner, nnx.ConvTranspose) and last == "kernel":
+        window = len(owner.kernel_size)
+        layers, turned = ndim - 2 - window, 0 if owner.transpose_kernel else window
         channels = (ndim - 2, ndim - 1) if turned else (ndim - 1, ndim - 2)
-        axes = (*channels, *range(ndim - 2))
+        name, axes = "weight", (*range(layers), *channels, *range(layers, ndim - 2))
     elif isinstance(owner, nnx.PReLU):
         name, split = "weight", 1
     elif (isinstance(owner, nnx.Embed) and last == "embedding") or (norm and last == "scale"):

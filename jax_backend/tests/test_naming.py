@@ -38,6 +38,10 @@ LAYERS = {
     ),
     "four Linear": (_four(lambda r: nnx.Linear(2, 3, rngs=r)), {"weight": (4, 3, 2), "bias": (4, 3)}),
     "four Conv": (_four(lambda r: nnx.Conv(2, 3, (5, 7), rngs=r)), {"weight": (4, 3, 2, 5, 7), "bias": (4, 3)}),
+    "four ConvTranspose": (
+        _four(lambda r: nnx.ConvTranspose(2, 3, (5, 7), rngs=r)),
+        {"weight": (4, 2, 3, 5, 7), "bias": (4, 3)},
+    ),
     "four LinearGeneral": (
         _four(lambda r: nnx.LinearGeneral(6, (2, 3), rngs=r)),
         {"kernel": (4, 6, 2, 3), "bias": (4, 2, 3)},
