@@ -211,10 +211,14 @@ def test_what_is_no_loader(make: Make, given: Any) -> None:
         ({"callbacks": [ct.callbacks.Recorder]}, r"callbacks must be a list of callbacks, got .*Recorder\(\)\]"),
         ({"callbacks": [3]}, r"callbacks must be a list of callbacks, got \[3\]"),
         ({"trackers": ct.trackers.JsonLines("run.jsonl")}, "trackers must be a list of trackers"),
+        ({"clip_norm": "1"}, "clip_norm must be positive or None, got clip_norm='1'"),
+        ({"clip_value": "a"}, "clip_value must be positive or None, got clip_value='a'"),
+        ({"layers": "layers"}, "layers must be a list of regular expressions, got 'layers'"),
+        ({"layers": [3]}, r"layers must be a list of regular expressions, got \[3\]"),
     ],
-    ids=["one callback", "a class", "a number", "one tracker"],
+    ids=["one callback", "a class", "a number", "one tracker", "norm", "value", "one layer", "no layers"],
 )
-def test_what_is_no_list_of_callbacks(make: Make, options: dict[str, Any], message: str) -> None:
+def test_options_of_the_wrong_type(make: Make, options: dict[str, Any], message: str) -> None:
     accelerator = make()
     with pytest.raises(ct.ConfigError, match=message):
         ct.Trainer(accelerator, prepared(accelerator, MLP), loss_fn, **options)
@@ -236,22 +240,6 @@ def test_what_is_no_snapshot(make: Make) -> None:
     for given, shown in ((3, "3"), ({"layers.0.bias": [0] * 999}, r"\{'layers.{190,200}\.\.\.")):
         with pytest.raises(ct.ConfigError, match=rf"an instance of Snapshot, got snapshot={shown}\. Use .*replace"):
             state.load(given)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"clip_norm": "1"}, "clip_norm must be positive or None, got clip_norm='1'"),
-        ({"clip_value": "a"}, "clip_value must be positive or None, got clip_value='a'"),
-        ({"layers": "layers"}, "layers must be a list of regular expressions, got 'layers'"),
-        ({"layers": [3]}, r"layers must be a list of regular expressions, got \[3\]"),
-    ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
-)
-def test_options_of_the_wrong_type(make: Make, options: dict[str, Any], message: str) -> None:
-    accelerator = make()
-    with pytest.raises(ct.ConfigError, match=message):
-        ct.Trainer(accelerator, prepared(accelerator, MLP), loss_fn, **options)
 
 
 def test_resuming_and_range_tests_without_their_specs(make: Make) -> None:

@@ -11,9 +11,11 @@ import torch
 from flax import nnx
 from torch import nn
 
-import crosstrain as ct
-from crosstrain.parity import Port, compare
-from parity_tests.verdict.test_places import CLASSES, batches, loss_fn, unchanged
+from parity_tests.verdict.test_places import CLASSES, unchanged, verdict_of
+
+
+def pairs(draw: np.random.Generator) -> np.ndarray:
+    return draw.normal(size=(8, 2, 8))
 
 
 class TorchBlock(nn.Module):
@@ -74,18 +76,8 @@ class FlaxCut(nnx.Module):
 )
 def test_modules_may_be_cut_elsewhere(model: Callable[[], FlaxCut], where: str | None) -> None:
     """What a module returns is no difference where the loss and all gradients agree; what the model returns is one."""
-    port = Port(
-        torch_model=TorchCut,
-        jax_model=model,
-        torch_loss=loss_fn,
-        jax_loss=loss_fn,
-        batches=lambda step: {**batches(step), "image": np.random.default_rng(step).normal(size=(8, 2, 8))},
-        optimizer=ct.adamw(1e-3),
-        hints={f"rnn.{kind}_{part}": f"{part}.{kind}" for kind in ("weight", "bias") for part in ("ih", "hh")},
-    )
-    torch_side, jax_side, matching = port.sides()
-    assert matching.complete, matching.problem("torch", "jax")
-    verdict = compare(torch_side, jax_side, total_steps=1, free_steps=2)
+    hints = {f"rnn.{kind}_{part}": f"{part}.{kind}" for kind in ("weight", "bias") for part in ("ih", "hh")}
+    verdict = verdict_of(model, TorchCut, pairs, hints)
     assert (verdict.first and verdict.first.where) == where
     assert verdict.findings or max(verdict.checks[0].activations.values()) < 1e-12
 
@@ -114,15 +106,6 @@ class FlaxViews(nnx.Module):
 
 def test_a_layer_may_be_called_for_each_part() -> None:
     """Calls of other sizes are not compared with each other, so that the mistake is not looked for in them."""
-    port = Port(
-        torch_model=TorchViews,
-        jax_model=FlaxViews,
-        torch_loss=loss_fn,
-        jax_loss=loss_fn,
-        batches=lambda step: {**batches(step), "image": np.random.default_rng(step).normal(size=(8, 2, 8))},
-        optimizer=ct.adamw(1e-3),
-    )
-    torch_side, jax_side, _ = port.sides()
-    first = compare(torch_side, jax_side, total_steps=1, free_steps=2).first
+    first = verdict_of(FlaxViews, TorchViews, pairs).first
     assert first is not None
     assert first.where == "between the input of (model) and head"

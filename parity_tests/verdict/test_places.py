@@ -86,17 +86,24 @@ def loss_fn(model: Any, batch: Any, ops: ct.Ops) -> Any:
     return ops.cross_entropy(model(batch["image"]), batch["label"])
 
 
-def verdict_of(model: Callable[[], FlaxNet]) -> Verdict:
+def verdict_of(
+    model: Callable[[], nnx.Module],
+    torch_model: Callable[[], nn.Module] = TorchNet,
+    images: Callable[[np.random.Generator], np.ndarray] | None = None,
+    hints: dict[str, str] | None = None,
+) -> Verdict:
+    """Of a port; `images` draws eight inputs in the place of those of `batches`."""
     port = Port(
-        torch_model=TorchNet,
+        torch_model=torch_model,
         jax_model=model,
         torch_loss=loss_fn,
         jax_loss=loss_fn,
-        batches=batches,
+        batches=lambda step: batches(step) | ({"image": images(np.random.default_rng(step))} if images else {}),
         optimizer=ct.adamw(1e-3),
+        hints=hints or {},
     )
     torch_side, jax_side, matching = port.sides()
-    assert matching.complete
+    assert matching.complete, matching.problem("torch", "jax")
     return compare(torch_side, jax_side, total_steps=1, free_steps=2)
 
 
@@ -228,16 +235,7 @@ class FlaxWords(nnx.Module):
 
 def test_padding_of_an_embedding_is_named() -> None:
     """torch keeps the row of `padding_idx` as it is; flax's embedding has no such option."""
-    port = Port(
-        torch_model=TorchWords,
-        jax_model=FlaxWords,
-        torch_loss=loss_fn,
-        jax_loss=loss_fn,
-        batches=lambda step: {**batches(step), "image": np.random.default_rng(step).integers(0, 5, (8, 6))},
-        optimizer=ct.adamw(1e-3),
-    )
-    torch_side, jax_side, _ = port.sides()
-    first = compare(torch_side, jax_side, total_steps=1, free_steps=2).first
+    first = verdict_of(FlaxWords, TorchWords, lambda draw: draw.integers(0, 5, (8, 6))).first
     assert first is not None
     assert (first.channel, first.where) == ("backward", "embed.weight")
     assert "padding_idx" in first.cause
